@@ -1,0 +1,8 @@
+//! What a delivery worker remembers between two turns: [where it stopped in each lane](Lanes) and [what is in
+//! flight](Flight). It knows no Postgres: due times are numbers, rows are keys.
+
+mod flight;
+mod lanes;
+
+pub use flight::{Flight, InFlight};
+pub use lanes::{Key, Lane, LaneId, Lanes, START};

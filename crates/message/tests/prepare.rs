@@ -1,0 +1,149 @@
+//! What is accepted, and what is stored of it.
+
+mod common;
+
+use common::{QUEUE, json, simple, to};
+use mail_message::{Context, Simple, prepare_json};
+use serde_json::json as j;
+
+#[test]
+fn a_plain_mail_is_stored_in_its_canonical_form() {
+    let prepared = simple(&Simple {
+        subject: Some("Hi"),
+        text_body: Some("Hello\n"),
+        ..to("a@example.org")
+    })
+    .unwrap();
+    assert_eq!(
+        prepared.content,
+        r#"{"from":"Shop <shop@example.com>","to":["a@example.org"],"subject":"Hi","message_id":"<100.abc@example.com>","text":"Hello\n"}"#
+    );
+    assert_eq!(prepared.recipients, ["a@example.org"]);
+    assert_eq!(prepared.envelope_from, "shop@example.com");
+    assert_eq!(prepared.message_id, "<100.abc@example.com>");
+    assert_eq!(prepared.subject.as_deref(), Some("Hi"));
+}
+
+#[test]
+fn the_text_form_and_the_json_form_agree() {
+    let text = simple(&Simple {
+        subject: Some("S"),
+        text_body: Some("T"),
+        html_body: Some("<p>H"),
+        sender: Some("me@example.com"),
+        options: Some(r#"{"cc": "c@example.org", "tags": ["x"], "metadata": {"k": 1}}"#),
+        ..to("A <a@example.org>, b@example.org")
+    });
+    let json = json(&j!({
+        "to": ["A <a@example.org>", "b@example.org"], "subject": "S", "text": "T", "html": "<p>H",
+        "from": "me@example.com", "cc": ["c@example.org"], "tags": "x", "metadata": {"k": 1}
+    }));
+    let (text, json) = (text.unwrap(), json.unwrap());
+    assert_eq!(text.content, json.content);
+    assert_eq!(text.recipients, json.recipients);
+    assert_eq!(json.tags, ["x"]);
+    assert_eq!(json.metadata.as_deref(), Some(r#"{"k":1}"#));
+}
+
+#[test]
+fn canonical_content_is_a_fixed_point() {
+    let first = json(&j!({
+        "from": "\"Doe, \\\"J\\\"\" <j@müller.example>", "sender": "s@example.com",
+        "to": "Ä Ö <a@example.org>, \"x, y\" <b@example.org>", "bcc": "z@example.org",
+        "reply_to": "r@example.com", "return_path": "", "subject": "Ü", "text": "t",
+        "headers": {"X-B": "1", "X-A": "2"}, "in_reply_to": "a@b", "references": "<a@b> <c@d>"
+    }))
+    .unwrap();
+    let again = prepare_json(&first.content, &QUEUE).unwrap();
+    assert_eq!(first, again);
+    assert!(
+        first
+            .content
+            .contains(r#""from":"\"Doe, \\\"J\\\"\" <j@xn--mller-kva.example>""#)
+    );
+    assert_eq!(first.envelope_from, "");
+}
+
+#[test]
+fn recipients_are_parsed_converted_and_deduplicated() {
+    let table: &[(&str, &[&str])] = &[
+        ("a@example.org", &["a@example.org"]),
+        (
+            " a@example.org ,, b@example.org, ",
+            &["a@example.org", "b@example.org"],
+        ),
+        ("Ann <a@example.org>", &["a@example.org"]),
+        ("Ann<a@example.org>", &["a@example.org"]),
+        ("<a@example.org>", &["a@example.org"]),
+        ("\"Doe, Ann\" <a@example.org>", &["a@example.org"]),
+        ("\"a \\\" < b\" <a@example.org>", &["a@example.org"]),
+        ("O'Neil J. R. <a@example.org>", &["a@example.org"]),
+        (
+            "Müller & Söhne <a@müller.example>",
+            &["a@xn--mller-kva.example"],
+        ),
+        (
+            "a@EXAMPLE.org, a@example.org, A@example.org",
+            &["a@EXAMPLE.org", "A@example.org"],
+        ),
+        ("a@localhost", &["a@localhost"]),
+        ("a@[192.0.2.1]", &["a@[192.0.2.1]"]),
+        ("a@[IPv6:2001:db8::1]", &["a@[IPv6:2001:db8::1]"]),
+        ("ä@example.org", &["ä@example.org"]),
+        ("\"a@b\"@example.org", &["\"a@b\"@example.org"]),
+        ("a+tag=x@sub.example.org", &["a+tag=x@sub.example.org"]),
+    ];
+    for (given, expected) in table {
+        let prepared = simple(&to(given)).unwrap_or_else(|error| panic!("{given}: {error}"));
+        assert_eq!(prepared.recipients, *expected, "{given}");
+    }
+}
+
+#[test]
+fn a_long_list_is_deduplicated_too() {
+    let list: Vec<String> = (0..100)
+        .map(|i| format!("u{}@EXAMPLE{}.org", i % 40, i % 40))
+        .collect();
+    let mut again = list.clone();
+    again.extend(
+        list.iter()
+            .map(|address| address.replace("EXAMPLE", "example")),
+    );
+    let prepared = json(&j!({ "to": again })).unwrap();
+    assert_eq!(prepared.recipients, list[..40]);
+}
+
+#[test]
+fn the_reverse_path_is_the_messages_the_queues_or_the_senders() {
+    let queue = Context {
+        return_path: Some("bounce@example.com"),
+        ..QUEUE
+    };
+    let table = [
+        (j!({"to": "a@b.example"}), QUEUE, "shop@example.com"),
+        (
+            j!({"to": "a@b.example", "sender": "S <s@example.com>"}),
+            QUEUE,
+            "s@example.com",
+        ),
+        (j!({"to": "a@b.example"}), queue, "bounce@example.com"),
+        (
+            j!({"to": "a@b.example", "return_path": "<r@example.com>"}),
+            queue,
+            "r@example.com",
+        ),
+        (j!({"to": "a@b.example", "return_path": "<>"}), queue, ""),
+        (
+            j!({"to": "a@b.example"}),
+            Context {
+                return_path: Some("<>"),
+                ..QUEUE
+            },
+            "",
+        ),
+    ];
+    for (message, context, expected) in table {
+        let prepared = prepare_json(&message.to_string(), &context).unwrap();
+        assert_eq!(prepared.envelope_from, expected, "{message}");
+    }
+}

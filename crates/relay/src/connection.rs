@@ -1,0 +1,336 @@
+//! One connection: connect, send job after job, wait a while for more, quit.
+
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+};
+
+use mail_smtp::{Outcome, Phase, RecipientResult, RelayFault, Session, Verdict};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    JobResult,
+    hub::{STOPPING, Victim},
+    relay::{Doing, Idle, Slot},
+    ticket::Ticket,
+};
+
+const INTERNAL: &str = "internal error";
+
+/// Lives as long as the connection, or a fresh one in its place.
+pub(crate) async fn run(slot: Slot) {
+    while let Some(mut link) = Link::open(&slot).await {
+        let end = link.serve().await;
+        link.close().await;
+        if end == End::Over {
+            return;
+        }
+        slot.set(Doing::Connecting);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The connection is of no more use.
+    Over,
+    /// It had gone stale; a job waits for a fresh one.
+    Stale,
+}
+
+/// Why the session never said what became of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Interrupted {
+    /// The pool stops and has no more patience.
+    Abandoned,
+    /// A bug.
+    Panicked,
+}
+
+struct Link<'a> {
+    slot: &'a Slot,
+    session: Session,
+    connect_began: Instant,
+    opened: Instant,
+    messages: usize,
+    /// Nothing was sent since it waited for work.
+    rested: bool,
+}
+
+impl<'a> Link<'a> {
+    async fn open(slot: &'a Slot) -> Option<Self> {
+        let relay = &slot.relay;
+        let called_off = pin!(relay.leave.notified());
+        if slot.is_over() {
+            return None;
+        }
+        let connect_began = Instant::now();
+        let connected = tokio::select! {
+            biased;
+            connected = caught(Session::connect(&relay.config.endpoint)) => connected,
+            () = called_off => return None,
+        };
+        let connected = connected.unwrap_or_else(|| Err(internal_fault()));
+        match connected {
+            Ok(session) => {
+                slot.set(Doing::Working);
+                relay.health.borrow_mut().carries(relay.working.get());
+                Some(Self {
+                    slot,
+                    session,
+                    connect_began,
+                    opened: Instant::now(),
+                    messages: 0,
+                    rested: false,
+                })
+            }
+            Err(fault) => {
+                slot.hub.trouble(slot, fault, Victim::First(connect_began));
+                None
+            }
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        let relay = Rc::clone(&self.slot.relay);
+        let mut chained: Option<Ticket> = None;
+        loop {
+            let ticket = match chained.take() {
+                Some(ticket) => ticket,
+                None if !self.may_take() => return End::Over,
+                None => match relay.next() {
+                    Some(ticket) => ticket,
+                    None if self.rest().await => continue,
+                    None => return End::Over,
+                },
+            };
+            match self.one(ticket).await {
+                Ok(next) => chained = next,
+                Err(end) => return end,
+            }
+        }
+    }
+
+    /// Whether this connection may take another job after those it has.
+    fn may_take(&self) -> bool {
+        !self.slot.is_over()
+            && self.messages < self.slot.relay.config.max_messages_per_connection.max(1)
+            && self.opened.elapsed() < self.slot.hub.settings.lifetime
+    }
+
+    /// Waits for a job. False: none came, or the connection should end.
+    async fn rest(&mut self) -> bool {
+        let relay = &self.slot.relay;
+        let called_off = pin!(relay.leave.notified());
+        if self.slot.is_over() {
+            return false;
+        }
+        let idle = Idle::new(relay);
+        let timed_out = tokio::select! {
+            biased;
+            () = relay.wake.notified() => false,
+            () = called_off => false,
+            () = sleep(self.slot.hub.settings.idle) => true,
+        };
+        drop(idle);
+        self.rested = true;
+        let in_vain = timed_out && relay.queue.borrow().is_empty();
+        !in_vain && !self.slot.is_over()
+    }
+
+    /// Sends one job and deals with what came of it. Gives the job that is chained behind it.
+    async fn one(&mut self, mut ticket: Ticket) -> Result<Option<Ticket>, End> {
+        let began = match self.messages {
+            0 => self.connect_began.max(ticket.queued),
+            _ => Instant::now(),
+        };
+        ticket.started = Some(began);
+        ticket.relay = Some(self.slot.relay.config.id);
+        self.messages += 1;
+        ticket.sending = true;
+        let sent = self.transmit(&ticket).await;
+        ticket.sending = false;
+        let rested = std::mem::take(&mut self.rested);
+        let tls = self.session.tls().cloned();
+        let (outcome, chained) = match sent {
+            Ok(done) => done,
+            Err(Interrupted::Abandoned) if !self.session.maybe_accepted() => {
+                ticket.give_back(STOPPING);
+                return Err(End::Over);
+            }
+            Err(Interrupted::Abandoned) => {
+                let detail = "abandoned while waiting for the reply to the final dot";
+                ticket.settle(Verdict::Uncertain, Phase::Dot, detail, tls);
+                return Err(End::Over);
+            }
+            Err(Interrupted::Panicked) => {
+                let (verdict, phase) = if self.session.maybe_accepted() {
+                    (Verdict::Uncertain, Phase::Dot)
+                } else {
+                    (Verdict::Transient, Phase::Connect)
+                };
+                ticket.settle(verdict, phase, INTERNAL, tls);
+                return Err(End::Over);
+            }
+        };
+        let hub = &self.slot.hub;
+        if self.session.is_usable() {
+            let concluded = self.conclude(ticket, outcome, tls, rested);
+            if concluded.is_err() {
+                hub.reroute(chained);
+                return concluded.map(|()| None);
+            }
+            return Ok(chained);
+        }
+        // It was never tried, and goes back to the queue first, so that the other may stand before it.
+        if let Some(next) = chained {
+            hub.requeue(&self.slot.relay, next);
+        }
+        self.conclude(ticket, outcome, tls, rested)?;
+        Err(End::Over)
+    }
+
+    async fn transmit(
+        &mut self,
+        ticket: &Ticket,
+    ) -> Result<(Outcome, Option<Ticket>), Interrupted> {
+        let hub = &self.slot.hub;
+        let relay = &self.slot.relay;
+        let may_chain = self.may_take();
+        let abandoned = pin!(hub.abandon.notified());
+        if hub.abandoned.get() {
+            return Err(Interrupted::Abandoned);
+        }
+        let next = || {
+            if may_chain && !self.slot.is_over() {
+                relay.next()
+            } else {
+                None
+            }
+        };
+        let sending = pin!(caught(self.session.send(ticket, next)));
+        tokio::select! {
+            biased;
+            sent = sending => sent.ok_or(Interrupted::Panicked),
+            () = abandoned => Err(Interrupted::Abandoned),
+        }
+    }
+
+    /// Reports a job, or gives it back to be tried again; and tells the hub how the relay behaves.
+    fn conclude(
+        &self,
+        mut ticket: Ticket,
+        outcome: Outcome,
+        tls: Option<mail_smtp::TlsInfo>,
+        rested: bool,
+    ) -> Result<(), End> {
+        let (hub, relay) = (&self.slot.hub, &self.slot.relay);
+        match outcome {
+            Outcome::Judged(results) => {
+                let behaviour = behaviour(&results, relay.health.borrow().is_probing());
+                ticket.finish(JobResult::Smtp(Outcome::Judged(results)), tls);
+                match behaviour {
+                    Behaviour::Answers => hub.answered(relay),
+                    Behaviour::Unclear => {}
+                    Behaviour::Fails(fault) => {
+                        hub.trouble(self.slot, fault, Victim::None);
+                        return Err(End::Over);
+                    }
+                }
+                Ok(())
+            }
+            Outcome::NotTried(fault) => {
+                let kept = self.messages > 1;
+                let closing = fault.reply.as_ref().is_some_and(|reply| reply.code == 421);
+                // Relays say 421 to a connection that they find idle, too: that is no sign of trouble.
+                // Each such connection ends here, so that a job meets a fresh one in the end.
+                if (kept || rested) && (fault.reply.is_none() || (closing && rested)) {
+                    ticket.fault = Some(fault);
+                    hub.requeue(relay, ticket);
+                    return Err(End::Stale);
+                }
+                hub.trouble(self.slot, fault, Victim::This(Box::new(ticket)));
+                Err(End::Over)
+            }
+        }
+    }
+
+    /// Says goodbye, unless the pool has no more patience.
+    async fn close(self) {
+        self.slot.set(Doing::Leaving);
+        if !self.session.is_usable() {
+            return;
+        }
+        let abandoned = pin!(self.slot.hub.abandon.notified());
+        if self.slot.hub.abandoned.get() {
+            return;
+        }
+        tokio::select! {
+            biased;
+            _ = caught(self.session.quit()) => {}
+            () = abandoned => {}
+        }
+    }
+}
+
+/// What a judged message says about the relay.
+enum Behaviour {
+    Answers,
+    Unclear,
+    Fails(RelayFault),
+}
+
+fn behaviour(results: &[RecipientResult], probing: bool) -> Behaviour {
+    let replied = |result: &&RecipientResult| result.reply.is_some();
+    let is_closing = |r: &&RecipientResult| r.reply.as_ref().is_some_and(|r| r.code == 421);
+    if let Some(closing) = results.iter().find(is_closing) {
+        let text = closing.reply.as_ref().map_or("", |reply| &reply.text);
+        return Behaviour::Fails(RelayFault {
+            phase: closing.phase,
+            reply: closing.reply.clone(),
+            detail: format!(
+                "the relay closed the connection: 421 {}",
+                text.lines().next().unwrap_or("")
+            ),
+        });
+    }
+    match results.iter().find(replied) {
+        Some(_) => Behaviour::Answers,
+        None if probing => Behaviour::Fails(RelayFault {
+            phase: results
+                .first()
+                .map_or(Phase::Connect, |result| result.phase),
+            reply: None,
+            detail: results
+                .first()
+                .and_then(|result| result.detail.clone())
+                .unwrap_or_else(|| "the relay did not answer".to_owned()),
+        }),
+        None => Behaviour::Unclear,
+    }
+}
+
+fn internal_fault() -> RelayFault {
+    RelayFault {
+        phase: Phase::Connect,
+        reply: None,
+        detail: INTERNAL.to_owned(),
+    }
+}
+
+/// Runs a future to its end or to its panic, which gives `None`.
+async fn caught<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        // What the future held is not looked at again, except for flags of the session, which are
+        // valid at any time.
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
+            Err(_) => Poll::Ready(None),
+        }
+    })
+    .await
+}

@@ -1,0 +1,255 @@
+//! A job on its way, and the guard that it is reported exactly once.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::Arc,
+};
+
+use mail_smtp::{Message, Outcome, Phase, RecipientResult, RelayFault, TlsInfo, Verdict};
+use tokio::time::Instant;
+
+use crate::{Finished, Job, JobResult, Report, Transport};
+
+/// Where reports go.
+pub(crate) type Reporter = Rc<dyn Fn(Report)>;
+
+/// A job that has not been reported yet. Dropping it reports it: as `Returned`, as a transient failure
+/// when a panic drops it, and as uncertain, to be safe, while it is being sent.
+pub(crate) struct Ticket {
+    id: i64,
+    token: i64,
+    transport: Transport,
+    content: String,
+    date: i64,
+    message: Message,
+    reporter: Reporter,
+    /// When it was submitted.
+    pub queued: Instant,
+    /// When its transaction, or the connect for it, began.
+    pub started: Option<Instant>,
+    /// The relay that was used or tried last.
+    pub relay: Option<i32>,
+    /// What that relay's trouble was.
+    pub fault: Option<RelayFault>,
+    /// How often it met a relay's trouble.
+    pub tries: u32,
+    /// A session has it now: the relay may accept it at any time.
+    pub sending: bool,
+    done: bool,
+}
+
+impl AsRef<Message> for Ticket {
+    fn as_ref(&self) -> &Message {
+        &self.message
+    }
+}
+
+impl Ticket {
+    pub fn new(job: Job, reporter: Reporter, now: Instant) -> Self {
+        Self {
+            id: job.id,
+            token: job.token,
+            transport: job.transport,
+            content: job.content,
+            date: job.date,
+            message: Message {
+                from: job.from,
+                to: job.to,
+                data: bytes::Bytes::new(),
+            },
+            reporter,
+            queued: now,
+            started: None,
+            relay: None,
+            fault: None,
+            tries: 0,
+            sending: false,
+            done: false,
+        }
+    }
+
+    /// The relays that it may go to; `None` for a capture job.
+    pub fn relays(&self) -> Option<Arc<[i32]>> {
+        match &self.transport {
+            Transport::Smtp(relays) => Some(Arc::clone(relays)),
+            Transport::Capture => None,
+        }
+    }
+
+    /// It met a relay's trouble.
+    pub fn met(mut self, relay: i32, fault: &RelayFault) -> Self {
+        self.relay = Some(relay);
+        self.fault = Some(fault.clone());
+        self.tries += 1;
+        self
+    }
+
+    /// Composes the message, unless that is done. `None`: it cannot be, and is reported so.
+    pub fn composed(mut self) -> Option<Self> {
+        if self.message.data.is_empty() {
+            match self.compose() {
+                Ok(data) => self.message.data = data.into(),
+                Err(why) => {
+                    self.finish(JobResult::Unrenderable(why), None);
+                    return None;
+                }
+            }
+        }
+        Some(self)
+    }
+
+    fn compose(&self) -> Result<Vec<u8>, String> {
+        catch_unwind(AssertUnwindSafe(|| {
+            mail_message::compose(&self.content, self.date)
+        }))
+        .map_err(|_| "internal error while composing".to_owned())?
+        .map_err(|error| error.to_string())
+    }
+
+    /// Ends a capture job.
+    pub fn capture(self) {
+        let result = match self.compose() {
+            Ok(data) => JobResult::Captured(data),
+            Err(why) => JobResult::Unrenderable(why),
+        };
+        self.finish(result, None);
+    }
+
+    /// Ends it without having been started.
+    pub fn give_back(self, why: impl Into<String>) {
+        self.finish(JobResult::Returned(why.into()), None);
+    }
+
+    /// Ends it with one verdict for all recipients, which no reply gave.
+    pub fn settle(self, verdict: Verdict, phase: Phase, detail: &str, tls: Option<TlsInfo>) {
+        let outcome = self.all(verdict, phase, detail);
+        self.finish(JobResult::Smtp(outcome), tls);
+    }
+
+    fn all(&self, verdict: Verdict, phase: Phase, detail: &str) -> Outcome {
+        let result = RecipientResult {
+            verdict,
+            phase,
+            reply: None,
+            detail: Some(detail.to_owned()),
+        };
+        Outcome::Judged(vec![result; self.message.to.len()])
+    }
+
+    /// Reports it.
+    pub fn finish(mut self, result: JobResult, tls: Option<TlsInfo>) {
+        self.report(result, tls);
+    }
+
+    fn report(&mut self, result: JobResult, tls: Option<TlsInfo>) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        (self.reporter)(Report::Finished(Finished {
+            id: self.id,
+            token: self.token,
+            to: std::mem::take(&mut self.message.to),
+            relay: self.relay,
+            result,
+            tls,
+            duration: self
+                .started
+                .map(|start| start.elapsed())
+                .unwrap_or_default(),
+        }));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let result = if self.sending {
+            JobResult::Smtp(self.all(Verdict::Uncertain, Phase::Dot, "internal error"))
+        } else if std::thread::panicking() {
+            JobResult::Smtp(self.all(Verdict::Transient, Phase::Connect, "internal error"))
+        } else {
+            JobResult::Returned("the pool let go of it".to_owned())
+        };
+        self.report(result, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    fn job(content: &str) -> Job {
+        Job {
+            id: 1,
+            token: 2,
+            transport: Transport::Capture,
+            from: String::new(),
+            to: vec!["a@example.org".to_owned()],
+            content: content.to_owned(),
+            date: 0,
+        }
+    }
+
+    fn ends(run: impl FnOnce(Reporter)) -> Vec<JobResult> {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let sink = Rc::clone(&seen);
+        run(Rc::new(move |report| {
+            if let Report::Finished(finished) = report {
+                sink.borrow_mut().push(finished.result);
+            }
+        }));
+        seen.take()
+    }
+
+    #[test]
+    fn a_dropped_job_is_returned() {
+        let ends = ends(|reporter| drop(Ticket::new(job("{}"), reporter, Instant::now())));
+        assert!(matches!(&ends[..], [JobResult::Returned(_)]));
+    }
+
+    #[test]
+    fn a_job_dropped_by_a_panic_failed_for_now() {
+        let ends = ends(|reporter| {
+            let ticket = Ticket::new(job("{}"), reporter, Instant::now());
+            let caught = catch_unwind(AssertUnwindSafe(move || {
+                let _ticket = ticket;
+                panic!("as if in a task");
+            }));
+            assert!(caught.is_err());
+        });
+        let [JobResult::Smtp(Outcome::Judged(results))] = &ends[..] else {
+            panic!("{ends:?}")
+        };
+        assert_eq!(results[0].verdict, Verdict::Transient);
+        assert_eq!(results[0].detail.as_deref(), Some("internal error"));
+    }
+
+    #[test]
+    fn a_job_dropped_while_it_is_sent_is_uncertain() {
+        let ends = ends(|reporter| {
+            let mut ticket = Ticket::new(job("{}"), reporter, Instant::now());
+            ticket.sending = true;
+        });
+        let [JobResult::Smtp(Outcome::Judged(results))] = &ends[..] else {
+            panic!("{ends:?}")
+        };
+        assert_eq!(results[0].verdict, Verdict::Uncertain);
+    }
+
+    #[test]
+    fn what_cannot_be_composed_is_reported_once() {
+        let ends = ends(|reporter| {
+            assert!(
+                Ticket::new(job("{}"), reporter, Instant::now())
+                    .composed()
+                    .is_none()
+            );
+        });
+        assert!(matches!(&ends[..], [JobResult::Unrenderable(_)]));
+    }
+}

@@ -1,0 +1,280 @@
+//! Replies (RFC 5321 §4.2) from a stream of bytes. Pure: it knows no sockets and no clocks.
+//!
+//! Lenient where servers differ without doubt about the meaning: code-only lines, bare LF, text in any
+//! encoding, lines longer than 512 octets. Strict where the meaning would be in doubt: then the stream is
+//! garbage and whoever reads it must let go of the connection. The result does not depend on how the
+//! bytes were cut into reads.
+
+use bytes::{Buf, BytesMut};
+
+use crate::{EnhancedCode, Reply};
+
+/// The longest reply, all lines together, in octets.
+pub const MAX_REPLY: usize = 64 * 1024;
+
+/// The stream does not hold replies; the octets that showed it are still in the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Garbage {
+    /// A line that is no reply line, or a reply whose lines contradict each other.
+    #[error("not an SMTP reply")]
+    Syntax,
+    /// More than [`MAX_REPLY`] octets.
+    #[error("longer than {MAX_REPLY} octets")]
+    TooLong,
+}
+
+/// Takes replies off the front of a buffer, keeping the lines of an unfinished one.
+#[derive(Debug, Default)]
+pub struct ReplyParser {
+    /// The first line's code, once there is one.
+    first: Option<u16>,
+    text: String,
+    enhanced: Option<EnhancedCode>,
+    /// Octets of this reply already taken.
+    taken: usize,
+    /// Octets at the buffer's front known to hold no line end.
+    scanned: usize,
+}
+
+impl ReplyParser {
+    /// The next complete reply, or `None` until more bytes come. What follows it stays in `buffer`.
+    ///
+    /// # Errors
+    /// [`Garbage`]; nothing sensible can be read from this stream any more.
+    pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Reply>, Garbage> {
+        loop {
+            let Some(at) = buffer[self.scanned..].iter().position(|&b| b == b'\n') else {
+                self.scanned = buffer.len();
+                let long = self.taken + self.scanned > MAX_REPLY;
+                return if long {
+                    Err(Garbage::TooLong)
+                } else {
+                    Ok(None)
+                };
+            };
+            let length = self.scanned + at + 1;
+            self.scanned = 0;
+            if self.taken + length > MAX_REPLY {
+                return Err(Garbage::TooLong);
+            }
+            let line = &buffer[..length - 1];
+            let (code, more, text) = split(line.strip_suffix(b"\r").unwrap_or(line))?;
+            let text = String::from_utf8_lossy(text);
+            match self.first {
+                None => {
+                    self.first = Some(code);
+                    self.enhanced = enhanced_code(&text);
+                }
+                Some(first) if first / 100 != code / 100 => return Err(Garbage::Syntax),
+                Some(_) => self.text.push('\n'),
+            }
+            self.text.push_str(&text);
+            self.taken += length;
+            buffer.advance(length);
+            if !more {
+                let done = std::mem::take(self);
+                return Ok(Some(Reply {
+                    code,
+                    enhanced: done.enhanced,
+                    text: done.text,
+                }));
+            }
+        }
+    }
+
+    /// Whether the first lines of a reply have come, but not its last.
+    pub fn is_midway(&self) -> bool {
+        self.first.is_some()
+    }
+}
+
+/// One line's code, whether more lines follow, and its text.
+fn split(line: &[u8]) -> Result<(u16, bool, &[u8]), Garbage> {
+    let (code, rest) = line.split_first_chunk::<3>().ok_or(Garbage::Syntax)?;
+    if !matches!(code[0], b'2'..=b'5') || !code.iter().all(u8::is_ascii_digit) {
+        return Err(Garbage::Syntax);
+    }
+    let code = code.iter().fold(0, |n, d| n * 10 + u16::from(d - b'0'));
+    match rest.split_first() {
+        None => Ok((code, false, rest)),
+        Some((b' ' | b'\t', text)) => Ok((code, false, text)),
+        Some((b'-', text)) => Ok((code, true, text)),
+        Some(_) => Err(Garbage::Syntax),
+    }
+}
+
+/// The enhanced status code that `text` begins with (RFC 2034 §4, RFC 3463 §2).
+pub fn enhanced_code(text: &str) -> Option<EnhancedCode> {
+    let word = text.split([' ', '\t', '\n']).next()?;
+    let mut parts = word.split('.').map(|part| {
+        let fits = (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+        fits.then(|| part.parse::<u16>().ok()).flatten()
+    });
+    let (class, subject, detail) = (parts.next()??, parts.next()??, parts.next()??);
+    let known = matches!(class, 2 | 4 | 5) && word.as_bytes()[1] == b'.' && parts.next().is_none();
+    known.then_some(EnhancedCode {
+        class: class as u8,
+        subject,
+        detail,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// All replies of a stream that comes in `pieces`, and how it ended.
+    fn parse(pieces: &[&[u8]]) -> (Vec<Reply>, Option<Garbage>) {
+        let (mut parser, mut buffer, mut replies) =
+            (ReplyParser::default(), BytesMut::new(), vec![]);
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            loop {
+                match parser.next(&mut buffer) {
+                    Ok(Some(reply)) => replies.push(reply),
+                    Ok(None) => break,
+                    Err(garbage) => return (replies, Some(garbage)),
+                }
+            }
+        }
+        (replies, None)
+    }
+
+    fn one(bytes: &[u8]) -> Reply {
+        let (mut replies, garbage) = parse(&[bytes]);
+        assert_eq!(
+            (replies.len(), garbage),
+            (1, None),
+            "{}",
+            bytes.escape_ascii()
+        );
+        replies.remove(0)
+    }
+
+    #[test]
+    fn legal_and_common_replies_are_understood() {
+        for (bytes, code, enhanced, text) in [
+            (&b"250 ok\r\n"[..], 250, None, "ok"),
+            (b"250\r\n", 250, None, ""),
+            (b"250 \r\n", 250, None, ""),
+            (b"250\n", 250, None, ""),
+            (b"250-a\r\n250-\r\n250 b\r\n", 250, None, "a\n\nb"),
+            (b"250-\r\n250\r\n", 250, None, "\n"),
+            (b"250-a\n250 b\n", 250, None, "a\nb"),
+            (b"250-a\r\n251 b\r\n", 251, None, "a\nb"),
+            (b"550 5.1.1 no\r\n", 550, Some((5, 1, 1)), "5.1.1 no"),
+            (b"250 2.0.0\r\n", 250, Some((2, 0, 0)), "2.0.0"),
+            (
+                b"452-4.5.3 a\r\n452 5.1.1 b\r\n",
+                452,
+                Some((4, 5, 3)),
+                "4.5.3 a\n5.1.1 b",
+            ),
+            (b"550 5.7.606-x\r\n", 550, None, "5.7.606-x"),
+            (b"550 5.7.606 x\r\n", 550, Some((5, 7, 606)), "5.7.606 x"),
+            (b"550 05.1.1 x\r\n", 550, None, "05.1.1 x"),
+            (b"550 3.1.1 x\r\n", 550, None, "3.1.1 x"),
+            (b"250 caf\xe9 \xff\r\n", 250, None, "caf\u{fffd} \u{fffd}"),
+        ] {
+            let enhanced = enhanced.map(|(class, subject, detail)| EnhancedCode {
+                class,
+                subject,
+                detail,
+            });
+            assert_eq!(
+                one(bytes),
+                Reply {
+                    code,
+                    enhanced,
+                    text: text.to_owned()
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_reply_is_garbage() {
+        for bytes in [
+            &b"hello\r\n"[..],
+            b"\r\n",
+            b"25\r\n",
+            b"2500 x\r\n",
+            b"650 x\r\n",
+            b"150 x\r\n",
+            b"250-a\r\n550 b\r\n",
+            b"250-a\r\nb\r\n",
+            b" 250 a\r\n",
+        ] {
+            assert_eq!(
+                parse(&[bytes]).1,
+                Some(Garbage::Syntax),
+                "{}",
+                bytes.escape_ascii()
+            );
+        }
+    }
+
+    #[test]
+    fn long_lines_are_tolerated_up_to_the_bound() {
+        let mut line = b"250 ".to_vec();
+        line.resize(MAX_REPLY - 2, b'x');
+        line.extend_from_slice(b"\r\n");
+        assert_eq!(one(&line).text.len(), MAX_REPLY - 6);
+        line.insert(4, b'x');
+        assert_eq!(parse(&[&line]).1, Some(Garbage::TooLong));
+        let endless = vec![b'2'; MAX_REPLY + 1];
+        assert_eq!(parse(&[&endless]).1, Some(Garbage::TooLong));
+        let many = b"250-x\r\n".repeat(MAX_REPLY / 7 + 1);
+        assert_eq!(parse(&[&many]).1, Some(Garbage::TooLong));
+    }
+
+    fn stream() -> impl Strategy<Value = Vec<u8>> {
+        let line = (
+            "[2-5][0-9]{2}",
+            "[- ]?",
+            proptest::collection::vec(any::<u8>(), 0..12),
+            "\r?\n",
+        )
+            .prop_map(|(code, sep, text, end)| {
+                [code.as_bytes(), sep.as_bytes(), &text, end.as_bytes()].concat()
+            });
+        prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..200),
+            proptest::collection::vec(line, 0..10).prop_map(|lines| lines.concat()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_way_bytes_are_cut_does_not_matter(
+            bytes in stream(),
+            cuts in proptest::collection::vec(0usize..200, 0..8),
+        ) {
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|w| &bytes[w[0]..w[1]]).collect();
+            let single: Vec<&[u8]> = bytes.chunks(1).collect();
+            prop_assert_eq!(parse(&pieces), parse(&[&bytes]));
+            prop_assert_eq!(parse(&single), parse(&[&bytes]));
+        }
+
+        #[test]
+        fn a_written_reply_reads_back(
+            code in 200u16..600,
+            lines in proptest::collection::vec("[^\r\n]{0,40}", 1..6),
+        ) {
+            let (mut written, prefix) = (String::new(), code.to_string());
+            for (i, line) in lines.iter().enumerate() {
+                let separator = if i + 1 == lines.len() { " " } else { "-" };
+                written.extend([&prefix, separator, line, "\r\n"]);
+            }
+            let reply = one(written.as_bytes());
+            prop_assert_eq!(reply.code, code);
+            prop_assert_eq!(reply.enhanced, enhanced_code(&lines[0]));
+            prop_assert_eq!(reply.text, lines.join("\n"));
+        }
+    }
+}

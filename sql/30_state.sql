@@ -1,0 +1,259 @@
+-- The state machine. Everything that ends or repeats an attempt goes through here.
+
+CREATE FUNCTION mail._note(queue_id integer, rank integer, due_at timestamptz) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'note_lane_wrapper';
+COMMENT ON FUNCTION mail._note(integer, integer, timestamptz) IS 'Announces, at commit, that something in that lane may be claimable from then on.';
+CREATE FUNCTION mail._note_sweep(queue_id integer) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'note_sweep_wrapper';
+COMMENT ON FUNCTION mail._note_sweep(integer) IS 'Asks, at commit, all who wait for that queue to look again from its beginning.';
+CREATE FUNCTION mail._note_lease(until timestamptz) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'note_lease_wrapper';
+COMMENT ON FUNCTION mail._note_lease(timestamptz) IS 'Tells the worker, at commit, when a lease from outside ends.';
+CREATE FUNCTION mail._note_locked(queue_id integer, rank integer, due_at timestamptz) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'note_locked_wrapper';
+COMMENT ON FUNCTION mail._note_locked(integer, integer, timestamptz) IS 'Should this (sub)transaction roll back, announces the messages that others passed over because it had locked them.';
+
+CREATE FUNCTION mail._queue(name text) RETURNS mail.queue
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    q mail.queue;
+BEGIN
+    SELECT * INTO q FROM mail.queue t WHERE t.name = _queue.name;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'queue "%" does not exist', name
+            USING ERRCODE = '42704', HINT = 'The table mail.queue lists the queues; insert a row to make one.';
+    END IF;
+    RETURN q;
+END
+$$;
+COMMENT ON FUNCTION mail._queue(text) IS 'The queue of that name. Errors: 42704.';
+
+CREATE FUNCTION mail._backoff(base interval, longest interval, attempt integer) RETURNS interval
+    LANGUAGE sql VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    RETURN least(longest, base * power(2, least(attempt - 1, 30))) * (0.9 + 0.2 * random());
+COMMENT ON FUNCTION mail._backoff(interval, interval, integer) IS 'Pause after the given attempt (from 1): doubling, bounded, with a jitter of a tenth.';
+
+CREATE FUNCTION mail._leased(id bigint) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    RETURN EXISTS (SELECT FROM mail.lease l WHERE l.ids @> ARRAY[_leased.id]);
+COMMENT ON FUNCTION mail._leased(bigint) IS 'Whether the message is in flight.';
+
+CREATE FUNCTION mail._claimable(ids bigint[], OUT id bigint, OUT free boolean) RETURNS SETOF record
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+    mine bigint[];
+BEGIN
+    -- For an ordering key one claimer at a time decides: the keys share 1024 locks, so that a large batch does not need
+    -- a large lock table. Who does not get the lock leaves the message alone for a moment.
+    WITH locked AS MATERIALIZED (SELECT p.id, p.ordering_hash FROM mail.pending p WHERE p.id = ANY (ids)),
+    tried AS MATERIALIZED (
+        SELECT b.bucket, pg_try_advisory_xact_lock(1835100526, b.bucket) AS got
+        FROM (SELECT DISTINCT (l.ordering_hash & 1023)::integer AS bucket
+              FROM locked l WHERE l.ordering_hash IS NOT NULL) b)
+    SELECT array_agg(l.id) INTO mine
+    FROM locked l LEFT JOIN tried t ON t.bucket = (l.ordering_hash & 1023)::integer
+    WHERE l.ordering_hash IS NULL OR t.got;
+    -- A new statement, and so a new snapshot: it sees the lease of whoever held these rows' locks before.
+    RETURN QUERY
+    WITH leased AS MATERIALIZED (SELECT unnest(l.ids) AS id FROM mail.lease l),
+    busy AS MATERIALIZED (
+        SELECT p.ordering_hash FROM leased l JOIN mail.pending p ON p.id = l.id WHERE p.ordering_hash IS NOT NULL)
+    SELECT p.id, true FROM mail.pending p
+    WHERE p.id = ANY (mine)
+      AND p.id NOT IN (SELECT l.id FROM leased l)
+      AND (p.ordering_hash IS NULL OR p.ordering_hash NOT IN (SELECT y.ordering_hash FROM busy y))
+    UNION ALL
+    SELECT u.id, false FROM unnest(ids) AS u (id) WHERE u.id <> ALL (coalesce(mine, '{}'));
+END
+$$;
+COMMENT ON FUNCTION mail._claimable(bigint[]) IS 'Of messages whose rows this transaction has locked: free, true: those that nobody has in flight; free, false: those whose ordering key another claimer is just deciding on. Read committed only.';
+
+CREATE FUNCTION mail._drop_from_leases(gone bigint[], of_tokens bigint[]) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM mail.lease l WHERE l.token = ANY (of_tokens) AND l.ids <@ gone;
+    UPDATE mail.lease l SET ids = ARRAY(SELECT i FROM unnest(l.ids) AS i WHERE i <> ALL (gone))
+    WHERE l.token = ANY (of_tokens) AND l.ids && gone;
+END
+$$;
+COMMENT ON FUNCTION mail._drop_from_leases(bigint[], bigint[]) IS 'Takes messages out of their leases and drops leases that are empty.';
+
+CREATE FUNCTION mail._outstanding(id bigint) RETURNS text[]
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(array_agg(u.recipient ORDER BY u.n), '{}')
+    FROM mail.message m, unnest(m.recipients) WITH ORDINALITY AS u (recipient, n)
+    WHERE m.id = _outstanding.id
+      AND NOT EXISTS (
+        SELECT FROM mail.event e
+        WHERE e.message_id = m.id AND e.recipient = u.recipient
+          AND (e.kind = 'sent' OR e.kind IN ('failed', 'held') AND e.id > coalesce(
+                (SELECT max(r.id) FROM mail.event r WHERE r.message_id = m.id AND r.kind = 'retried'), 0)));
+$$;
+COMMENT ON FUNCTION mail._outstanding(bigint) IS 'Recipients for whom the message is neither sent nor settled as failed since it was last retried by hand.';
+
+CREATE FUNCTION mail._settle(
+    id bigint, results jsonb, relay text DEFAULT NULL, duration interval DEFAULT NULL, retry_after interval DEFAULT NULL,
+    counted boolean DEFAULT true
+) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    p       mail.pending;
+    q       mail.queue;
+    m       record;
+    n       integer;
+    at      timestamptz := clock_timestamp();
+    born    timestamptz;
+    goes_on boolean;
+    final   text;
+BEGIN
+    SELECT * INTO p FROM mail.pending t WHERE t.id = _settle.id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    SELECT * INTO STRICT q FROM mail.queue t WHERE t.id = p.queue_id;
+    SELECT t.enqueued_at, t.send_at, t.expires_at, cardinality(t.recipients) AS width
+        INTO STRICT m FROM mail.message t WHERE t.id = _settle.id;
+    n := p.attempts + 1;
+    born := coalesce(
+        (SELECT max(e.at) FROM mail.event e WHERE e.message_id = _settle.id AND e.kind = 'retried'),
+        m.send_at, m.enqueued_at);
+    goes_on := (NOT counted OR n < q.max_attempts AND at < born + q.give_up_after) AND EXISTS (
+        SELECT FROM jsonb_array_elements(results) r
+        WHERE r ->> 'verdict' = 'transient' OR r ->> 'verdict' = 'uncertain' AND q.on_uncertain = 'retry');
+
+    IF NOT goes_on THEN
+        SELECT CASE max(v.badness) WHEN 0 THEN 'sent' WHEN 1 THEN 'failed' ELSE 'uncertain' END INTO final
+        FROM (
+            SELECT CASE WHEN r ->> 'verdict' = 'delivered' THEN 0
+                        WHEN r ->> 'verdict' = 'uncertain' AND q.on_uncertain = 'hold' THEN 2 ELSE 1 END AS badness
+            FROM jsonb_array_elements(results) r
+            UNION ALL -- recipients settled by earlier attempts
+            SELECT CASE e.kind WHEN 'held' THEN 2 ELSE 1 END
+            FROM mail.event e
+            WHERE m.width > 1 AND e.message_id = _settle.id AND e.recipient IS NOT NULL
+              AND e.kind IN ('failed', 'held') AND e.at >= born
+        ) v;
+    END IF;
+
+    INSERT INTO mail.event
+        (at, message_id, queue_id, attempt, code, kind, state, recipient, relay, phase, status, text, duration, detail)
+    SELECT at, _settle.id, p.queue_id, n, (r.v ->> 'code')::integer,
+           CASE WHEN r.v ->> 'verdict' = 'delivered' THEN 'sent'
+                WHEN r.v ->> 'verdict' = 'permanent' THEN 'failed'
+                WHEN r.v ->> 'verdict' = 'uncertain' AND q.on_uncertain = 'hold' THEN 'held'
+                WHEN r.v ->> 'verdict' = 'uncertain' AND goes_on THEN 'uncertain'
+                WHEN goes_on THEN 'deferred' ELSE 'failed' END,
+           CASE WHEN r.place = jsonb_array_length(results) THEN final END,
+           r.v ->> 'recipient', _settle.relay, r.v ->> 'phase', r.v ->> 'status', r.v ->> 'text', _settle.duration,
+           nullif(r.v -> 'detail', 'null')
+    FROM jsonb_array_elements(results) WITH ORDINALITY AS r (v, place)
+    ORDER BY r.place;
+
+    IF goes_on THEN
+        UPDATE mail.pending t
+        SET attempts = CASE WHEN counted THEN n ELSE p.attempts END,
+            due_at = least(at + coalesce(_settle.retry_after, mail._backoff(q.retry_base, q.retry_max, n)), m.expires_at)
+        WHERE t.id = _settle.id;
+        PERFORM mail._touch_successor(p.queue_id, p.ordering_hash);
+        RETURN 'deferred';
+    END IF;
+    DELETE FROM mail.pending t WHERE t.id = _settle.id;
+    IF final IN ('failed', 'uncertain') THEN
+        INSERT INTO mail.dead_letter (id, queue_id, state, at, attempts) VALUES (_settle.id, p.queue_id, final, at, n);
+    END IF;
+    PERFORM mail._touch_successor(p.queue_id, p.ordering_hash);
+    RETURN final;
+END
+$$;
+COMMENT ON FUNCTION mail._settle(bigint, jsonb, text, interval, interval, boolean) IS 'Records an attempt that its caller holds the lease of; results: [{verdict: delivered|transient|permanent|uncertain, recipient, code, status, phase, text, detail}]. An attempt that is not counted goes on for those outstanding whatever the limits say. Returns the new state, NULL if the message is not pending.';
+
+CREATE FUNCTION mail._touch_successor(queue_id integer, ordering_hash bigint) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF ordering_hash IS NULL THEN
+        RETURN;
+    END IF;
+    -- Writing the row fires pending_touch: the next message of the key lies behind everybody's cursor.
+    UPDATE mail.pending p SET due_at = p.due_at
+    WHERE p.id = (SELECT e.id FROM mail.pending e WHERE e.ordering_hash = _touch_successor.ordering_hash
+                  ORDER BY e.ordering_seq LIMIT 1);
+    -- One that commits while this transaction is open is seen by neither side: whoever looks after the commit finds it.
+    PERFORM mail._note_sweep(_touch_successor.queue_id);
+END
+$$;
+COMMENT ON FUNCTION mail._touch_successor(integer, bigint) IS 'Announces the next message of an ordering key that has become free.';
+
+CREATE FUNCTION mail._drop_pending(ids bigint[], kind text, state text, text text) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    p     mail.pending;
+    total bigint := 0;
+BEGIN
+    FOR p IN DELETE FROM mail.pending t WHERE t.id = ANY (ids) RETURNING t.* LOOP
+        INSERT INTO mail.event (message_id, queue_id, attempt, kind, state, text)
+        VALUES (p.id, p.queue_id, p.attempts, _drop_pending.kind, _drop_pending.state, _drop_pending.text);
+        PERFORM mail._touch_successor(p.queue_id, p.ordering_hash);
+        total := total + 1;
+    END LOOP;
+    RETURN total;
+END
+$$;
+COMMENT ON FUNCTION mail._drop_pending(bigint[], text, text, text) IS 'Ends pending messages that were never sent, with the given event and state.';
+
+CREATE FUNCTION mail._interrupted(of_leases bigint[], kind text, text text) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    lost  bigint[];
+    p     record;
+    final text;
+    total bigint := 0;
+BEGIN
+    WITH gone AS (DELETE FROM mail.lease l WHERE l.token = ANY (of_leases) RETURNING l.ids)
+    SELECT array_agg(i) INTO lost FROM gone g, unnest(g.ids) AS i;
+    FOR p IN
+        SELECT t.*, q.on_uncertain, q.max_attempts FROM mail.pending t JOIN mail.queue q ON q.id = t.queue_id
+        WHERE t.id = ANY (lost) FOR UPDATE OF t
+    LOOP
+        final := CASE WHEN p.on_uncertain = 'hold' THEN 'uncertain'
+                      WHEN p.attempts + 1 >= p.max_attempts THEN 'failed' END;
+        INSERT INTO mail.event (message_id, queue_id, attempt, kind, state, text)
+        VALUES (p.id, p.queue_id, p.attempts + 1, _interrupted.kind, final, _interrupted.text);
+        IF final IS NULL THEN
+            UPDATE mail.pending t SET attempts = p.attempts + 1, due_at = clock_timestamp() WHERE t.id = p.id;
+            PERFORM mail._touch_successor(p.queue_id, p.ordering_hash);
+        ELSE
+            DELETE FROM mail.pending t WHERE t.id = p.id;
+            INSERT INTO mail.dead_letter (id, queue_id, state, attempts) VALUES (p.id, p.queue_id, final, p.attempts + 1);
+            PERFORM mail._touch_successor(p.queue_id, p.ordering_hash);
+        END IF;
+        total := total + 1;
+    END LOOP;
+    RETURN total;
+END
+$$;
+COMMENT ON FUNCTION mail._interrupted(bigint[], text, text) IS 'Ends leases whose holder is gone: the attempt counts, and the message goes on at once or, where the queue holds what is uncertain, waits for a person.';
+
+-- SECURITY DEFINER: pg_stat_activity hides from ordinary roles what the view is to show.
+CREATE FUNCTION mail._workers(OUT pid integer, OUT started_at timestamptz, OUT activity text, OUT in_flight bigint, OUT preloaded boolean)
+    RETURNS SETOF record
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.pid, a.backend_start, coalesce(a.state, 'starting'),
+           (SELECT count(*) FROM mail.lease l, unnest(l.ids) AS i JOIN mail.pending p ON p.id = i WHERE l.holder = a.pid),
+           mail._preloaded()
+    FROM pg_locks k JOIN pg_stat_activity a ON a.pid = k.pid
+    WHERE k.locktype = 'advisory' AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+      AND k.classid = 1835100524 AND k.objid = 0 AND k.objsubid = 2 AND k.granted AND k.mode = 'ExclusiveLock';
+$$;
+COMMENT ON FUNCTION mail._workers() IS 'The delivery worker of this database, if it runs.';
+
+CREATE FUNCTION mail._reap(queue_id integer DEFAULT NULL) RETURNS bigint
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT mail._interrupted(d.tokens, 'lease_ended', 'the lease ended without a result')
+    FROM (SELECT array_agg(l.token) AS tokens FROM (
+            SELECT t.token FROM mail.lease t
+            WHERE t.lease_until <= clock_timestamp() AND (t.queue_id = _reap.queue_id OR _reap.queue_id IS NULL)
+              AND (t.holder IS NULL OR t.holder NOT IN (SELECT w.pid FROM mail._workers() w))
+            FOR UPDATE SKIP LOCKED) l) d
+    WHERE d.tokens IS NOT NULL;
+$$;
+COMMENT ON FUNCTION mail._reap(integer) IS 'Ends leases that are over, of one queue or of all; not those of a worker that is alive, which settles or gives back what it holds.';

@@ -1,0 +1,252 @@
+-- Consume: the same state machine that the built-in worker uses, for programs in any language.
+
+CREATE TYPE mail.claimed AS (
+    id bigint, token bigint, attempt integer, enqueued_at timestamptz, lease_until timestamptz, message jsonb, recipients text[]
+);
+COMMENT ON TYPE mail.claimed IS 'A message in the hands of a consumer.';
+COMMENT ON COLUMN mail.claimed.id IS 'The message.';
+COMMENT ON COLUMN mail.claimed.token IS 'Fence for ack, nack, extend and release.';
+COMMENT ON COLUMN mail.claimed.attempt IS 'Which attempt this is, from 1.';
+COMMENT ON COLUMN mail.claimed.enqueued_at IS 'When it was enqueued.';
+COMMENT ON COLUMN mail.claimed.lease_until IS 'When it goes back by itself.';
+COMMENT ON COLUMN mail.claimed.message IS 'The message in its JSON form.';
+COMMENT ON COLUMN mail.claimed.recipients IS 'Envelope recipients that are outstanding.';
+
+CREATE FUNCTION mail._await(queue_id integer, until timestamptz) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'await_queue_wrapper';
+COMMENT ON FUNCTION mail._await(integer, timestamptz) IS 'Sleeps on the latch until the queue is touched or the time has come.';
+
+CREATE FUNCTION mail._await_begin(queue_id integer) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'await_begin_wrapper';
+COMMENT ON FUNCTION mail._await_begin(integer) IS 'From now on, commits that touch the queue set this backend''s latch.';
+CREATE FUNCTION mail._await_end(queue_id integer) RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'await_end_wrapper';
+COMMENT ON FUNCTION mail._await_end(integer) IS 'Ends what mail._await_begin began.';
+
+CREATE FUNCTION mail._lock_due(queue_id integer, batch integer) RETURNS bigint[]
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
+    SET enable_sort = off SET jit = off AS $$
+DECLARE
+    at    timestamptz := clock_timestamp();
+    r     integer;
+    more  bigint[];
+    ids   bigint[] := '{}';
+    taken bigint[];
+    busy  bigint[];
+BEGIN
+    SELECT coalesce(array_agg(i), '{}') INTO taken FROM mail.lease l, unnest(l.ids) AS i WHERE l.queue_id = _lock_due.queue_id;
+    SELECT coalesce(array_agg(p.ordering_hash), '{}') INTO busy
+    FROM unnest(taken) AS i JOIN mail.pending p ON p.id = i WHERE p.ordering_hash IS NOT NULL;
+    SELECT min(p.rank) INTO r FROM mail.pending p WHERE p.queue_id = _lock_due.queue_id;
+    WHILE r IS NOT NULL LOOP
+        SELECT array_agg(s.id) INTO more FROM (
+            SELECT p.id FROM mail.pending p
+            WHERE p.queue_id = _lock_due.queue_id AND p.rank = r AND p.due_at <= at
+              AND p.id <> ALL (taken)
+              AND (p.ordering_hash IS NULL OR p.ordering_hash <> ALL (busy) AND NOT EXISTS (
+                    SELECT FROM mail.pending e
+                    WHERE e.ordering_hash = p.ordering_hash AND e.ordering_seq < p.ordering_seq))
+            ORDER BY p.due_at, p.id LIMIT batch - cardinality(ids)
+            FOR UPDATE OF p SKIP LOCKED) s;
+        ids := ids || coalesce(more, '{}');
+        PERFORM mail._note_locked(p.queue_id, p.rank, min(p.due_at)) FROM mail.pending p
+        WHERE p.id = ANY (more) GROUP BY p.queue_id, p.rank;
+        EXIT WHEN cardinality(ids) >= batch;
+        SELECT min(p.rank) INTO r FROM mail.pending p WHERE p.queue_id = _lock_due.queue_id AND p.rank > r;
+    END LOOP;
+    RETURN ids;
+END
+$$;
+COMMENT ON FUNCTION mail._lock_due(integer, integer) IS 'Locks and returns up to batch messages that are due, best first, skipping what others hold.';
+
+-- SECURITY DEFINER: consumers have no right to the tables themselves.
+CREATE FUNCTION mail.claim(
+    queue text DEFAULT 'default', batch integer DEFAULT 1, lease interval DEFAULT NULL, wait interval DEFAULT '0'
+) RETURNS SETOF mail.claimed
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    q        mail.queue;
+    deadline timestamptz := clock_timestamp() + claim.wait;
+    due      timestamptz;
+    ids      bigint[];
+    free     bigint[];
+    late     bigint[];
+    rejected boolean;
+    done     boolean := false;
+    waiting  boolean := false;
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'mail.claim needs transaction isolation level read committed' USING ERRCODE = '25001',
+            HINT = 'With an older snapshot it cannot see what others have claimed.';
+    END IF;
+    IF claim.batch IS NULL OR claim.batch NOT BETWEEN 1 AND 10000 THEN
+        RAISE EXCEPTION 'invalid batch: %', claim.batch USING ERRCODE = '22023', HINT = 'It must be from 1 to 10000.';
+    END IF;
+    IF claim.lease < '10 milliseconds' OR claim.lease > '7 days' THEN
+        RAISE EXCEPTION 'invalid lease: %', claim.lease USING ERRCODE = '22023', HINT = 'It must be from 10 ms to 7 days.';
+    END IF;
+    IF claim.wait IS NULL OR claim.wait < '0' THEN
+        RAISE EXCEPTION 'invalid wait: %', claim.wait USING ERRCODE = '22023', HINT = 'It must not be negative.';
+    END IF;
+    LOOP
+        q := mail._queue(claim.queue);
+        -- A look that finds nothing is undone, so that it holds no lock while it waits.
+        BEGIN
+            rejected := false;
+            IF NOT q.paused THEN
+                PERFORM mail._reap(q.id);
+                ids := mail._lock_due(q.id, claim.batch);
+                free := ARRAY(SELECT u.id FROM unnest(ids) WITH ORDINALITY AS u (id, n)
+                              WHERE u.id IN (SELECT c.id FROM mail._claimable(ids) c WHERE c.free) ORDER BY u.n);
+                rejected := cardinality(free) < cardinality(ids);
+                IF rejected THEN
+                    PERFORM mail._note(p.queue_id, p.rank, min(p.due_at)) FROM mail.pending p
+                    WHERE p.id = ANY (ids) AND p.id <> ALL (free) GROUP BY p.queue_id, p.rank;
+                END IF;
+                SELECT array_agg(m.id) INTO late FROM mail.message m
+                WHERE m.id = ANY (free) AND m.expires_at <= clock_timestamp();
+                IF late IS NOT NULL THEN
+                    PERFORM mail._drop_pending(late, 'expired', 'expired', 'expired before it could be sent');
+                END IF;
+                RETURN QUERY
+                WITH granted AS (
+                    INSERT INTO mail.lease (token, queue_id, claimed_at, lease_until, ids)
+                    SELECT nextval('mail.lease_seq'), q.id, clock_timestamp(),
+                           clock_timestamp() + coalesce(claim.lease, q.lease), ARRAY[p.id]
+                    FROM mail.pending p WHERE p.id = ANY (free)
+                    RETURNING token, lease_until, ids[1] AS id
+                )
+                SELECT m.id, g.token, p.attempts + 1, m.enqueued_at, g.lease_until, m.content::jsonb,
+                       CASE WHEN cardinality(m.recipients) > 1 AND EXISTS (SELECT FROM mail.event e WHERE e.message_id = m.id)
+                            THEN mail._outstanding(m.id) ELSE m.recipients END
+                FROM granted g JOIN mail.pending p ON p.id = g.id JOIN mail.message m ON m.id = g.id
+                ORDER BY array_position(free, g.id);
+                done := FOUND;
+            END IF;
+            IF done THEN
+                PERFORM mail._note_lease(clock_timestamp() + coalesce(claim.lease, q.lease));
+            ELSIF late IS NULL THEN
+                RAISE EXCEPTION 'nothing' USING ERRCODE = 'ML000';
+            END IF;
+        EXCEPTION WHEN SQLSTATE 'ML000' THEN
+            NULL;
+        END;
+        EXIT WHEN done OR clock_timestamp() >= deadline;
+        IF NOT waiting THEN -- and look once more: something may have come before this backend could be woken
+            PERFORM mail._await_begin(q.id);
+            waiting := true;
+            CONTINUE;
+        END IF;
+        SELECT least(deadline, clock_timestamp() + interval '5 seconds', -- a prepared transaction announces nothing
+                     CASE WHEN rejected THEN clock_timestamp() + interval '10 milliseconds' END,
+                     (SELECT min(p.due_at) FROM mail.pending p WHERE p.queue_id = q.id AND p.due_at > clock_timestamp()),
+                     (SELECT greatest(min(l.lease_until), clock_timestamp() + interval '10 milliseconds')
+                      FROM mail.lease l WHERE l.queue_id = q.id)) INTO due;
+        PERFORM mail._await(q.id, due);
+    END LOOP;
+    IF waiting THEN
+        PERFORM mail._await_end(q.id);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION mail.claim(text, integer, interval, interval) IS
+'Claims up to batch messages that are due, by priority and age, for the length of the lease (default: the queue''s); N concurrent claimers never get the same message. With wait it returns as soon as something is claimable or the wait is over, sleeping meanwhile. Commit before you work on them. Needs read committed. Errors: 42704 no such queue, 22023 bad argument, 25001 wrong isolation level.';
+
+CREATE FUNCTION mail._fenced(id bigint, token bigint) RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM mail.lease l
+    WHERE l.token = _fenced.token AND l.ids @> ARRAY[_fenced.id] AND l.lease_until > clock_timestamp() FOR UPDATE;
+    RETURN NOT FOUND;
+END
+$$;
+COMMENT ON FUNCTION mail._fenced(bigint, bigint) IS 'True when that token no longer holds that message; otherwise its lease is locked.';
+
+-- SECURITY DEFINER on all of these: consumers have no right to the tables themselves.
+CREATE FUNCTION mail.ack(id bigint, token bigint, response jsonb DEFAULT NULL) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF id IS NULL OR token IS NULL OR mail._fenced(id, token) THEN
+        RETURN false;
+    END IF;
+    PERFORM mail._drop_from_leases(ARRAY[id], ARRAY[token]);
+    RETURN mail._settle(id, jsonb_build_array(jsonb_build_object(
+        'verdict', 'delivered', 'detail', response,
+        'code', CASE WHEN response ->> 'code' ~ '^[2-5]\d\d$' THEN response ->> 'code' END,
+        'status', response ->> 'status', 'text', response ->> 'text'))) IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION mail.ack(bigint, bigint, jsonb) IS
+'Ends a claimed message as sent; response is kept in its event (code, status and text are recognised). False, and nothing changed, when the lease has ended or passed to another.';
+
+CREATE FUNCTION mail.ack(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF cardinality(ids) IS DISTINCT FROM cardinality(tokens) THEN
+        RAISE EXCEPTION 'ids and tokens differ in length' USING ERRCODE = '22023';
+    END IF;
+    RETURN QUERY SELECT u.id FROM unnest(ids, tokens) AS u (id, token) WHERE mail.ack(u.id, u.token);
+END
+$$;
+COMMENT ON FUNCTION mail.ack(bigint[], bigint[]) IS 'Acknowledges many; returns the ids that were acknowledged. Errors: 22023.';
+
+CREATE FUNCTION mail.nack(
+    id bigint, token bigint, error text DEFAULT NULL, retry_after interval DEFAULT NULL, permanent boolean DEFAULT false
+) RETURNS text
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF retry_after < '0' THEN
+        RAISE EXCEPTION 'invalid retry_after: %', retry_after USING ERRCODE = '22023', HINT = 'It must not be negative.';
+    END IF;
+    IF id IS NULL OR token IS NULL OR mail._fenced(id, token) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM mail._drop_from_leases(ARRAY[id], ARRAY[token]);
+    RETURN mail._settle(id, jsonb_build_array(jsonb_build_object(
+        'verdict', CASE WHEN permanent THEN 'permanent' ELSE 'transient' END, 'text', error)), retry_after => retry_after);
+END
+$$;
+COMMENT ON FUNCTION mail.nack(bigint, bigint, text, interval, boolean) IS
+'Ends the attempt as failed: deferred until retry_after (default: the queue''s backoff), or failed when permanent or given up. Returns the new state; NULL, and nothing changed, when the lease has ended or passed to another. Errors: 22023.';
+
+CREATE FUNCTION mail.extend(id bigint, token bigint, lease interval) RETURNS timestamptz
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    ends timestamptz;
+BEGIN
+    IF extend.lease IS NULL OR extend.lease < '10 milliseconds' OR extend.lease > '7 days' THEN
+        RAISE EXCEPTION 'invalid lease: %', extend.lease USING ERRCODE = '22023', HINT = 'It must be from 10 ms to 7 days.';
+    END IF;
+    IF extend.id IS NULL OR extend.token IS NULL OR mail._fenced(extend.id, extend.token) THEN
+        RETURN NULL;
+    END IF;
+    UPDATE mail.lease l SET lease_until = clock_timestamp() + extend.lease WHERE l.token = extend.token
+    RETURNING l.lease_until INTO ends;
+    PERFORM mail._note_lease(ends);
+    RETURN ends;
+END
+$$;
+COMMENT ON FUNCTION mail.extend(bigint, bigint, interval) IS
+'Makes the lease end that long from now; returns when. NULL, and nothing changed, when it has ended or passed to another. Errors: 22023.';
+
+CREATE FUNCTION mail.release(id bigint, token bigint) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    p mail.pending;
+BEGIN
+    IF id IS NULL OR token IS NULL OR mail._fenced(id, token) THEN
+        RETURN false;
+    END IF;
+    PERFORM mail._drop_from_leases(ARRAY[id], ARRAY[token]);
+    UPDATE mail.pending t SET due_at = t.due_at WHERE t.id = release.id RETURNING * INTO p; -- fires pending_touch
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM mail._touch_successor(p.queue_id, p.ordering_hash);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION mail.release(bigint, bigint) IS
+'Gives a claimed message back at once; no attempt is counted. False, and nothing changed, when the lease has ended or passed to another.';

@@ -1,0 +1,148 @@
+-- Administer.
+
+CREATE FUNCTION mail.pause(queue text) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM mail._queue(queue);
+    UPDATE mail.queue q SET paused = true WHERE q.name = pause.queue AND NOT q.paused;
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION mail.pause(text) IS 'Nothing of the queue is claimed until mail.resume; what is in flight ends. False if it was paused already. Errors: 42704.';
+
+CREATE FUNCTION mail.resume(queue text) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    q mail.queue := mail._queue(resume.queue);
+BEGIN
+    UPDATE mail.queue t SET paused = false WHERE t.id = q.id AND t.paused;
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION mail.resume(text) IS 'Ends a pause. False if the queue was not paused. Errors: 42704.';
+
+-- SECURITY DEFINER on the following: administrators write messages only through functions.
+CREATE FUNCTION mail.retry(id bigint) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m mail.message;
+BEGIN
+    DELETE FROM mail.dead_letter d WHERE d.id = retry.id;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    SELECT * INTO STRICT m FROM mail.message t WHERE t.id = retry.id;
+    IF m.content IS NULL THEN
+        RAISE EXCEPTION 'the body of message % is no longer kept', id
+            USING ERRCODE = '55000', HINT = 'The queue''s retain_body says how long bodies are kept.';
+    END IF;
+    INSERT INTO mail.event (message_id, queue_id, attempt, kind, text)
+    VALUES (retry.id, m.queue_id, 0, 'retried', format('put back by %s', session_user));
+    INSERT INTO mail.pending (id, due_at, queue_id, rank, size, ordering_hash, ordering_seq)
+    VALUES (retry.id, clock_timestamp(), m.queue_id, -m.priority, octet_length(m.content),
+            CASE WHEN m.ordering_key IS NOT NULL THEN hashtextextended(m.ordering_key, m.queue_id) END,
+            CASE WHEN m.ordering_key IS NOT NULL THEN nextval('mail.ordering_seq') END);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION mail.retry(bigint) IS 'Puts a dead letter back: due now, attempts from 0, to the recipients that it did not reach, at the end of its ordering key. False if it is not a dead letter. Errors: 55000 when its body is no longer kept.';
+
+CREATE FUNCTION mail.retry_dead_letters(queue text DEFAULT NULL, since timestamptz DEFAULT '-infinity') RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    only_in integer := CASE WHEN retry_dead_letters.queue IS NOT NULL THEN (mail._queue(retry_dead_letters.queue)).id END;
+BEGIN
+    RETURN (SELECT count(*) FILTER (WHERE mail.retry(d.id))
+            FROM (SELECT t.id FROM mail.dead_letter t JOIN mail.message m ON m.id = t.id AND m.content IS NOT NULL
+                  WHERE (t.queue_id = only_in OR only_in IS NULL) AND t.state = 'failed' AND t.at >= since
+                  ORDER BY t.id) d);
+END
+$$;
+COMMENT ON FUNCTION mail.retry_dead_letters(text, timestamptz) IS 'Puts back all failed messages of a queue (default: all queues) that failed since then; returns how many. Not the uncertain ones: those may have been delivered, mail.retry puts back one. Errors: 42704.';
+
+CREATE FUNCTION mail.purge(queue text, finished boolean DEFAULT false) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    q     mail.queue := mail._queue(purge.queue);
+    ids   bigint[];
+    total bigint;
+BEGIN
+    SELECT array_agg(s.id) INTO ids FROM (
+        SELECT p.id FROM mail.pending p
+        WHERE p.queue_id = q.id AND p.id NOT IN (SELECT unnest(l.ids) FROM mail.lease l)
+        FOR UPDATE SKIP LOCKED) s;
+    PERFORM mail._note_locked(p.queue_id, p.rank, min(p.due_at)) FROM mail.pending p
+    WHERE p.id = ANY (ids) GROUP BY p.queue_id, p.rank;
+    -- A new statement, and so a new snapshot: it sees the lease of whoever held these rows' locks before.
+    ids := ARRAY(SELECT i FROM unnest(ids) AS i WHERE i NOT IN (SELECT unnest(l.ids) FROM mail.lease l));
+    total := mail._drop_pending(ids, 'cancelled', 'cancelled', format('purged by %s', session_user));
+    IF finished THEN
+        WITH gone AS (
+            DELETE FROM mail.message m WHERE m.queue_id = q.id AND NOT EXISTS (SELECT FROM mail.pending p WHERE p.id = m.id)
+            RETURNING m.id),
+        letters AS (DELETE FROM mail.dead_letter d WHERE d.id IN (SELECT g.id FROM gone g)),
+        captures AS (DELETE FROM mail.capture c WHERE c.message_id IN (SELECT g.id FROM gone g)),
+        superseded AS (DELETE FROM mail.supersede s WHERE s.message_id IN (SELECT g.id FROM gone g)),
+        keys AS (DELETE FROM mail.idempotency i WHERE i.queue_id = q.id AND i.message_id IN (SELECT g.id FROM gone g))
+        DELETE FROM mail.event e WHERE e.message_id IN (SELECT g.id FROM gone g);
+    END IF;
+    RETURN total;
+END
+$$;
+COMMENT ON FUNCTION mail.purge(text, boolean) IS 'Cancels every message of the queue that waits; returns how many. What is in flight ends by itself. With finished, the records of finished messages and dead letters are deleted too. Errors: 42704.';
+
+CREATE FUNCTION mail.arm() RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    total bigint;
+BEGIN
+    UPDATE mail.relay r SET stamp = mail._stamp() WHERE r.stamp IS DISTINCT FROM mail._stamp();
+    GET DIAGNOSTICS total = ROW_COUNT;
+    RETURN total;
+END
+$$;
+COMMENT ON FUNCTION mail.arm() IS 'Declares that this database shall deliver through its relays; returns how many were not armed. Needed after restoring a dump, copying a database or pg_upgrade.';
+
+CREATE FUNCTION mail.disarm(reason text DEFAULT NULL) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    total bigint;
+BEGIN
+    UPDATE mail.relay r SET stamp = 'disarmed' || coalesce(': ' || reason, '') WHERE r.stamp = mail._stamp();
+    GET DIAGNOSTICS total = ROW_COUNT;
+    RETURN total;
+END
+$$;
+COMMENT ON FUNCTION mail.disarm(text) IS 'Stops delivery through all relays until mail.arm(); returns how many were armed. The reason is shown by mail.health().';
+
+CREATE FUNCTION mail.wait_idle(queue text DEFAULT 'default', timeout interval DEFAULT '10 seconds') RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    q        mail.queue := mail._queue(wait_idle.queue);
+    deadline timestamptz := clock_timestamp() + timeout;
+BEGIN
+    WHILE EXISTS (SELECT FROM mail.pending p WHERE p.queue_id = q.id AND (p.due_at <= clock_timestamp() OR mail._leased(p.id))) LOOP
+        IF clock_timestamp() >= deadline THEN
+            RETURN false;
+        END IF;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION mail.wait_idle(text, interval) IS 'Waits until nothing of the queue is due or in flight; false when the time is up first. For tests and scripts; call it outside the transaction that enqueues, and in read committed. Errors: 42704.';
+
+CREATE FUNCTION mail.start_worker() RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'start_worker_wrapper';
+COMMENT ON FUNCTION mail.start_worker() IS 'Starts this database''s delivery worker if none runs, until the next restart of the server. With shared_preload_libraries = ''pgmq_mail'' that happens by itself. True if one was started. Errors: 53000 when none could be, as when max_worker_processes is used up; 25006 on a standby.';
+
+-- SECURITY DEFINER: the worker began as a superuser's process, which only a superuser may end.
+CREATE FUNCTION mail.stop_worker() RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'stop_worker_wrapper';
+COMMENT ON FUNCTION mail.stop_worker() IS 'Stops a worker that mail.start_worker() started; true if there was one. A worker of the launcher starts again by itself: use mail.pause or pgmq_mail.delivery = hold instead.';
+
+CREATE FUNCTION mail._request_worker() RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'request_worker_wrapper';
+COMMENT ON FUNCTION mail._request_worker() IS 'Asks the launcher, at commit, to see to this database.';

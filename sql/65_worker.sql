@@ -1,0 +1,59 @@
+-- What only the worker calls. Its hot statements stand in src/worker/store.rs.
+
+CREATE FUNCTION mail._recover() RETURNS bigint
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT mail._interrupted(d.tokens, 'interrupted', 'the worker or the server stopped before the result was recorded')
+    FROM (SELECT array_agg(l.token) AS tokens FROM mail.lease l WHERE l.holder IS NOT NULL) d
+    WHERE d.tokens IS NOT NULL;
+$$;
+COMMENT ON FUNCTION mail._recover() IS 'Takes over from a worker that is gone: the attempts that it had in flight are counted.';
+
+CREATE FUNCTION mail._relay_down(relay_id integer, pause interval, error text) RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO mail.relay_trouble AS t (relay_id, since, suspended_until, failures, error)
+    SELECT r.id, clock_timestamp(), coalesce(clock_timestamp() + _relay_down.pause, 'infinity'), 1, _relay_down.error
+    FROM mail.relay r WHERE r.id = _relay_down.relay_id
+    ON CONFLICT (relay_id) DO UPDATE
+    SET suspended_until = excluded.suspended_until, failures = t.failures + 1, error = excluded.error;
+$$;
+COMMENT ON FUNCTION mail._relay_down(integer, interval, text) IS 'Notes that a relay is suspended; pause NULL: until it is configured differently.';
+
+CREATE FUNCTION mail._first_id(at timestamptz) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    RETURN greatest(0, floor(extract(epoch FROM at))::bigint - 1577836800) << 32;
+COMMENT ON FUNCTION mail._first_id(timestamptz) IS 'The lowest message id of that second: ids carry the time.';
+
+CREATE FUNCTION mail._retain(behind bigint, batch integer, OUT last bigint, OUT looked_at bigint)
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    old bigint[];
+    up  bigint := mail._first_id(clock_timestamp()
+              - (SELECT min(least(q.retain_sent, q.retain_body)) FROM mail.queue q));
+BEGIN
+    -- As many rows at a time as can be looked at quickly, whatever comes of them.
+    SELECT max(s.id), count(*), array_agg(s.id) FILTER (WHERE s.done AND s.too_old) INTO last, looked_at, old
+    FROM (SELECT m.id,
+                 NOT EXISTS (SELECT FROM mail.pending p WHERE p.id = m.id)
+                 AND NOT EXISTS (SELECT FROM mail.dead_letter d WHERE d.id = m.id) AS done,
+                 m.enqueued_at < clock_timestamp() - q.retain_sent AS too_old
+          FROM mail.message m JOIN mail.queue q ON q.id = m.queue_id
+          WHERE m.id > behind AND m.id < up ORDER BY m.id LIMIT batch) s;
+    IF old IS NOT NULL THEN
+        DELETE FROM mail.event e WHERE e.message_id = ANY (old);
+        DELETE FROM mail.capture c WHERE c.message_id = ANY (old);
+        DELETE FROM mail.supersede s WHERE s.message_id = ANY (old);
+        DELETE FROM mail.message m WHERE m.id = ANY (old);
+    END IF;
+    WITH bodies AS (
+        UPDATE mail.message m SET content = NULL FROM mail.queue q
+        WHERE m.id > behind AND m.id <= last AND q.id = m.queue_id AND m.content IS NOT NULL
+          AND m.enqueued_at < clock_timestamp() - q.retain_body
+          AND NOT EXISTS (SELECT FROM mail.pending p WHERE p.id = m.id)
+          AND NOT EXISTS (SELECT FROM mail.dead_letter d WHERE d.id = m.id)
+        RETURNING m.id)
+    DELETE FROM mail.capture c USING bodies b WHERE c.message_id = b.id;
+    DELETE FROM mail.idempotency i WHERE (i.queue_id, i.key) IN (
+        SELECT t.queue_id, t.key FROM mail.idempotency t WHERE t.until < clock_timestamp() LIMIT batch);
+END
+$$;
+COMMENT ON FUNCTION mail._retain(bigint, integer) IS 'Lets go of bodies and records whose time is over among the next batch messages behind an id, and of idempotency keys; returns the last id it looked at, NULL if there was none.';

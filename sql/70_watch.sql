@@ -1,0 +1,260 @@
+-- Watch. Members of mail_reader and mail_admin see everything; a mail_sender sees what it enqueued itself: see the
+-- policies in 90_rights.sql, which cost nothing where a security barrier would keep ORDER BY id LIMIT 10 off the index.
+
+CREATE VIEW mail.messages AS
+SELECT m.id, q.name AS queue,
+       CASE WHEN p.id IS NULL THEN coalesce(f.state, 'unknown')
+            WHEN p.id IN (SELECT unnest(l.ids) FROM mail.lease l) THEN 'sending'
+            WHEN p.attempts > 0 THEN 'deferred'
+            ELSE 'queued' END AS state,
+       m.recipients, m.subject,
+       CASE WHEN p.id IS NULL THEN coalesce(f.attempt, 0) ELSE p.attempts END AS attempts,
+       m.enqueued_at, m.send_at,
+       CASE WHEN p.id NOT IN (SELECT unnest(l.ids) FROM mail.lease l) THEN p.due_at END AS next_attempt_at,
+       CASE WHEN p.id IS NULL THEN f.at END AS finished_at,
+       e.code AS last_code, e.status AS last_status,
+       CASE WHEN e.kind <> 'sent' THEN e.text END AS last_error,
+       m.message_id, m.tags, m.metadata,
+       m.priority, m.expires_at, m.envelope_from, m.enqueued_by,
+       m.idempotency_key, m.ordering_key, m.supersede_key, p.size
+FROM mail.message m
+JOIN mail.queue q ON q.id = m.queue_id
+LEFT JOIN mail.pending p ON p.id = m.id
+LEFT JOIN LATERAL (SELECT x.code, x.status, x.text, x.kind FROM mail.event x
+                   WHERE x.message_id = m.id AND x.kind <> 'retried'
+                   ORDER BY x.at DESC, x.kind = 'sent', x.id DESC LIMIT 1) e ON true -- of one attempt, rather what went wrong
+LEFT JOIN LATERAL (SELECT x.state, x.attempt, x.at FROM mail.event x
+                   WHERE x.message_id = m.id AND x.state IS NOT NULL AND p.id IS NULL ORDER BY x.id DESC LIMIT 1) f ON true;
+COMMENT ON VIEW mail.messages IS 'Every message with its state: queued, sending, deferred, sent, failed, uncertain, cancelled, expired or suppressed.';
+COMMENT ON COLUMN mail.messages.id IS 'As returned by mail.enqueue.';
+COMMENT ON COLUMN mail.messages.queue IS 'Name of the queue.';
+COMMENT ON COLUMN mail.messages.state IS 'queued (scheduled, if send_at is in the future), sending, deferred, sent, failed, uncertain, cancelled, expired or suppressed.';
+COMMENT ON COLUMN mail.messages.recipients IS 'Envelope recipients.';
+COMMENT ON COLUMN mail.messages.subject IS 'Subject.';
+COMMENT ON COLUMN mail.messages.attempts IS 'Attempts that ended, since it was last retried by hand.';
+COMMENT ON COLUMN mail.messages.enqueued_at IS 'When it was enqueued.';
+COMMENT ON COLUMN mail.messages.send_at IS 'Not before.';
+COMMENT ON COLUMN mail.messages.next_attempt_at IS 'When it may next be claimed; NULL when in flight or finished.';
+COMMENT ON COLUMN mail.messages.finished_at IS 'When it reached its final state.';
+COMMENT ON COLUMN mail.messages.last_code IS 'Last reply code.';
+COMMENT ON COLUMN mail.messages.last_status IS 'Last enhanced status code. RFC 3463.';
+COMMENT ON COLUMN mail.messages.last_error IS 'Why the last attempt did not succeed.';
+COMMENT ON COLUMN mail.messages.message_id IS 'Message-ID header, the same on every attempt.';
+COMMENT ON COLUMN mail.messages.tags IS 'Tags; never sent.';
+COMMENT ON COLUMN mail.messages.metadata IS 'Metadata; never sent.';
+COMMENT ON COLUMN mail.messages.priority IS 'Higher goes first.';
+COMMENT ON COLUMN mail.messages.expires_at IS 'Not after.';
+COMMENT ON COLUMN mail.messages.envelope_from IS 'Reverse path.';
+COMMENT ON COLUMN mail.messages.enqueued_by IS 'Role that enqueued it.';
+COMMENT ON COLUMN mail.messages.idempotency_key IS 'As given.';
+COMMENT ON COLUMN mail.messages.ordering_key IS 'As given.';
+COMMENT ON COLUMN mail.messages.supersede_key IS 'As given.';
+COMMENT ON COLUMN mail.messages.size IS 'Bytes of its JSON form; NULL when finished.';
+
+CREATE VIEW mail.dead_letters AS
+SELECT d.id, q.name AS queue, d.state, m.recipients, m.subject, d.attempts, m.enqueued_at, d.at AS failed_at,
+       e.code AS last_code, e.status AS last_status, e.text AS last_error, m.message_id, m.tags, m.metadata,
+       m.content IS NOT NULL AS retryable
+FROM mail.dead_letter d
+JOIN mail.message m ON m.id = d.id
+JOIN mail.queue q ON q.id = d.queue_id
+LEFT JOIN LATERAL (SELECT x.code, x.status, x.text FROM mail.event x
+                   WHERE x.message_id = d.id ORDER BY x.at DESC, x.kind = 'sent', x.id DESC LIMIT 1) e ON true;
+COMMENT ON VIEW mail.dead_letters IS 'Messages that failed for good or whose delivery is uncertain; mail.retry(id) puts one back.';
+COMMENT ON COLUMN mail.dead_letters.id IS 'The message.';
+COMMENT ON COLUMN mail.dead_letters.queue IS 'Name of the queue.';
+COMMENT ON COLUMN mail.dead_letters.state IS 'failed, or uncertain: the relay may have accepted it.';
+COMMENT ON COLUMN mail.dead_letters.recipients IS 'Envelope recipients.';
+COMMENT ON COLUMN mail.dead_letters.subject IS 'Subject.';
+COMMENT ON COLUMN mail.dead_letters.attempts IS 'Attempts that were made.';
+COMMENT ON COLUMN mail.dead_letters.enqueued_at IS 'When it was enqueued.';
+COMMENT ON COLUMN mail.dead_letters.failed_at IS 'When it got here.';
+COMMENT ON COLUMN mail.dead_letters.last_code IS 'Last reply code.';
+COMMENT ON COLUMN mail.dead_letters.last_status IS 'Last enhanced status code. RFC 3463.';
+COMMENT ON COLUMN mail.dead_letters.last_error IS 'Why.';
+COMMENT ON COLUMN mail.dead_letters.message_id IS 'Message-ID header.';
+COMMENT ON COLUMN mail.dead_letters.tags IS 'Tags.';
+COMMENT ON COLUMN mail.dead_letters.metadata IS 'Metadata.';
+COMMENT ON COLUMN mail.dead_letters.retryable IS 'False once its body is no longer kept.';
+
+CREATE VIEW mail.events AS
+SELECT e.id, e.at, e.message_id, e.kind, e.recipient, e.attempt, e.relay, e.code, e.status, e.text,
+       q.name AS queue, e.state, e.phase, e.duration, e.detail
+FROM mail.event e LEFT JOIN mail.queue q ON q.id = e.queue_id;
+COMMENT ON VIEW mail.events IS 'What happened, in order. That a message was enqueued is told by mail.messages.';
+COMMENT ON COLUMN mail.events.id IS 'Ascending number.';
+COMMENT ON COLUMN mail.events.at IS 'When.';
+COMMENT ON COLUMN mail.events.message_id IS 'Id of the message.';
+COMMENT ON COLUMN mail.events.kind IS 'sent, deferred, failed, uncertain (will be repeated), held (uncertain, waits for a person), released (no attempt counted), interrupted, lease_ended, retried, cancelled, expired or suppressed.';
+COMMENT ON COLUMN mail.events.recipient IS 'The recipient; NULL: the whole message.';
+COMMENT ON COLUMN mail.events.attempt IS 'Which attempt, from 1.';
+COMMENT ON COLUMN mail.events.relay IS 'Name of the relay.';
+COMMENT ON COLUMN mail.events.code IS 'Reply code. RFC 5321 section 4.2.';
+COMMENT ON COLUMN mail.events.status IS 'Enhanced status code. RFC 3463.';
+COMMENT ON COLUMN mail.events.text IS 'The reply, or what happened, in words.';
+COMMENT ON COLUMN mail.events.queue IS 'Name of the queue.';
+COMMENT ON COLUMN mail.events.state IS 'The state that the message ended in with this event; NULL: it went on.';
+COMMENT ON COLUMN mail.events.phase IS 'Where in the SMTP session it was decided.';
+COMMENT ON COLUMN mail.events.duration IS 'How long the attempt took.';
+COMMENT ON COLUMN mail.events.detail IS 'Further facts, by kind.';
+
+CREATE VIEW mail.captured AS
+SELECT c.id, c.message_id, c.at, c.recipients, m.envelope_from AS sender, m.subject,
+       convert_from(c.mime, 'UTF8') AS mime, q.name AS queue
+FROM mail.capture c JOIN mail.message m ON m.id = c.message_id JOIN mail.queue q ON q.id = m.queue_id;
+COMMENT ON VIEW mail.captured IS 'Mail that queues with transport capture delivered.';
+COMMENT ON COLUMN mail.captured.id IS 'Ascending number.';
+COMMENT ON COLUMN mail.captured.message_id IS 'Id of the message.';
+COMMENT ON COLUMN mail.captured.at IS 'When.';
+COMMENT ON COLUMN mail.captured.recipients IS 'Envelope recipients.';
+COMMENT ON COLUMN mail.captured.sender IS 'Envelope sender.';
+COMMENT ON COLUMN mail.captured.subject IS 'Subject.';
+COMMENT ON COLUMN mail.captured.mime IS 'The complete message as it would have been sent, with its CR LF line ends. RFC 5322.';
+COMMENT ON COLUMN mail.captured.queue IS 'Name of the queue.';
+
+-- Walks back from the newest event: as many rows as are counted anyway, and no index on the time.
+-- SECURITY DEFINER: it is called with the rights of whoever looks at the views below.
+CREATE FUNCTION mail._event_before(at timestamptz) RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce((SELECT e.id FROM mail.event e WHERE e.at < _event_before.at ORDER BY e.id DESC LIMIT 1), 0);
+$$;
+COMMENT ON FUNCTION mail._event_before(timestamptz) IS 'Number of the last event before that time.';
+
+CREATE VIEW mail.queue_stats AS
+SELECT q.name AS queue, q.transport, q.paused,
+       coalesce(w.queued, 0) AS queued, coalesce(w.scheduled, 0) AS scheduled, coalesce(w.sending, 0) AS sending,
+       coalesce(w.deferred, 0) AS deferred, coalesce(d.failed, 0) AS failed, coalesce(d.uncertain, 0) AS uncertain,
+       w.oldest_age, coalesce(r.sent, 0) AS sent_last_minute, coalesce(r.not_sent, 0) AS failures_last_minute
+FROM mail.queue q
+LEFT JOIN (
+    SELECT p.queue_id,
+           count(*) FILTER (WHERE l.id IS NULL AND p.attempts = 0 AND p.due_at <= clock_timestamp()) AS queued,
+           count(*) FILTER (WHERE l.id IS NULL AND p.attempts = 0 AND p.due_at > clock_timestamp()) AS scheduled,
+           count(l.id) AS sending,
+           count(*) FILTER (WHERE l.id IS NULL AND p.attempts > 0) AS deferred,
+           clock_timestamp() - min(p.due_at) FILTER (WHERE p.due_at <= clock_timestamp()) AS oldest_age
+    FROM mail.pending p LEFT JOIN (SELECT DISTINCT unnest(t.ids) AS id FROM mail.lease t) l ON l.id = p.id
+    GROUP BY p.queue_id) w ON w.queue_id = q.id
+LEFT JOIN (
+    SELECT t.queue_id, count(*) FILTER (WHERE t.state = 'failed') AS failed,
+           count(*) FILTER (WHERE t.state = 'uncertain') AS uncertain
+    FROM mail.dead_letter t GROUP BY t.queue_id) d ON d.queue_id = q.id
+LEFT JOIN (
+    SELECT e.queue_id, count(*) FILTER (WHERE e.state = 'sent') AS sent,
+           count(*) FILTER (WHERE e.kind IN ('deferred', 'failed', 'uncertain', 'held')) AS not_sent
+    FROM mail.event e WHERE e.id > (SELECT mail._event_before(clock_timestamp() - interval '1 minute')) GROUP BY e.queue_id) r ON r.queue_id = q.id;
+COMMENT ON VIEW mail.queue_stats IS 'One row for each queue. Counts what waits: half a second for a million messages.';
+COMMENT ON COLUMN mail.queue_stats.queue IS 'Name of the queue.';
+COMMENT ON COLUMN mail.queue_stats.transport IS 'smtp, capture or external.';
+COMMENT ON COLUMN mail.queue_stats.paused IS 'Whether it is paused.';
+COMMENT ON COLUMN mail.queue_stats.queued IS 'Messages that are due and were not tried yet.';
+COMMENT ON COLUMN mail.queue_stats.scheduled IS 'Messages whose send_at is in the future.';
+COMMENT ON COLUMN mail.queue_stats.sending IS 'Messages in flight.';
+COMMENT ON COLUMN mail.queue_stats.deferred IS 'Messages that wait for their next attempt.';
+COMMENT ON COLUMN mail.queue_stats.failed IS 'Dead letters.';
+COMMENT ON COLUMN mail.queue_stats.uncertain IS 'Messages that wait for a person, since they may have been delivered.';
+COMMENT ON COLUMN mail.queue_stats.oldest_age IS 'How long the message that is due longest has been due.';
+COMMENT ON COLUMN mail.queue_stats.sent_last_minute IS 'Messages sent in the last 60 seconds.';
+COMMENT ON COLUMN mail.queue_stats.failures_last_minute IS 'Attempts that did not succeed in the last 60 seconds.';
+
+CREATE VIEW mail.workers AS SELECT w.pid, w.started_at, w.activity, w.in_flight, w.preloaded FROM mail._workers() w;
+COMMENT ON VIEW mail.workers IS 'The delivery worker of this database; no row when none runs.';
+COMMENT ON COLUMN mail.workers.pid IS 'Process id.';
+COMMENT ON COLUMN mail.workers.started_at IS 'When it started.';
+COMMENT ON COLUMN mail.workers.activity IS 'idle or active, as in pg_stat_activity.';
+COMMENT ON COLUMN mail.workers.in_flight IS 'Messages it has in flight.';
+COMMENT ON COLUMN mail.workers.preloaded IS 'Whether the launcher keeps it running (shared_preload_libraries).';
+
+CREATE VIEW mail.relay_stats AS
+SELECT r.name AS relay, r.enabled, r.stamp IS NOT DISTINCT FROM mail._stamp() AS armed,
+       CASE WHEN t.relay_id IS NULL THEN 'up' WHEN t.suspended_until > clock_timestamp() THEN 'suspended' ELSE 'probing' END AS state,
+       t.since AS down_since, t.suspended_until, t.failures, t.error AS last_error,
+       coalesce(e.sent, 0) AS sent_last_minute, coalesce(e.not_sent, 0) AS failures_last_minute
+FROM mail.relay r
+LEFT JOIN mail.relay_trouble t ON t.relay_id = r.id
+LEFT JOIN (
+    SELECT x.relay, count(*) FILTER (WHERE x.kind = 'sent') AS sent,
+           count(*) FILTER (WHERE x.kind IN ('deferred', 'failed', 'uncertain', 'held')) AS not_sent
+    FROM mail.event x WHERE x.id > (SELECT mail._event_before(clock_timestamp() - interval '1 minute')) GROUP BY x.relay) e ON e.relay = r.name;
+COMMENT ON VIEW mail.relay_stats IS 'One row for each relay.';
+COMMENT ON COLUMN mail.relay_stats.relay IS 'Name of the relay.';
+COMMENT ON COLUMN mail.relay_stats.enabled IS 'As configured.';
+COMMENT ON COLUMN mail.relay_stats.armed IS 'False: configured in another database, nothing is delivered until mail.arm().';
+COMMENT ON COLUMN mail.relay_stats.state IS 'up, suspended, or probing: one connection tries it.';
+COMMENT ON COLUMN mail.relay_stats.down_since IS 'When its trouble began.';
+COMMENT ON COLUMN mail.relay_stats.suspended_until IS 'When it is tried again.';
+COMMENT ON COLUMN mail.relay_stats.failures IS 'Failures in a row.';
+COMMENT ON COLUMN mail.relay_stats.last_error IS 'The last of them.';
+COMMENT ON COLUMN mail.relay_stats.sent_last_minute IS 'Recipients accepted in the last 60 seconds.';
+COMMENT ON COLUMN mail.relay_stats.failures_last_minute IS 'Recipients not accepted in the last 60 seconds.';
+
+-- SECURITY DEFINER: it looks at tables that a reader has no right to and tells only what it finds.
+CREATE FUNCTION mail.health(OUT severity text, OUT "check" text, OUT detail text, OUT hint text) RETURNS SETOF record
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'critical', 'worker', 'no delivery worker runs in this database'
+               || CASE WHEN w.n > 0 THEN format(' and %s messages are due', w.n) ELSE '' END,
+           CASE WHEN mail._preloaded() THEN 'The launcher starts it within seconds; see the server log, and max_worker_processes.'
+                ELSE 'Call mail.start_worker(), and set shared_preload_libraries = ''pgmq_mail'' so that it starts by itself.' END
+    FROM (SELECT count(*) AS n FROM mail.pending p JOIN mail.queue q ON q.id = p.queue_id
+          WHERE q.transport <> 'external' AND p.due_at <= clock_timestamp()) w
+    WHERE NOT pg_is_in_recovery() AND NOT EXISTS (SELECT FROM mail.workers)
+    UNION ALL
+    SELECT 'warning', 'preload', 'the worker runs until the next restart of the server only',
+           'Set shared_preload_libraries = ''pgmq_mail'' and restart when it suits.'
+    WHERE NOT mail._preloaded() AND EXISTS (SELECT FROM mail.workers)
+    UNION ALL
+    SELECT 'warning', 'delivery', format('delivery is "%s" in this server''s configuration', current_setting('pgmq_mail.delivery')),
+           'Set pgmq_mail.delivery = on and reload when mail shall go out.'
+    WHERE current_setting('pgmq_mail.delivery') <> 'on'
+    UNION ALL
+    SELECT 'critical', 'armed',
+           CASE WHEN r.stamp LIKE 'disarmed%' THEN format('relay "%s" was %s', r.name, r.stamp)
+                ELSE format('relay "%s" was configured in another database and delivers nothing', r.name) END,
+           'If this database shall send mail, call mail.arm().'
+    FROM mail.relay r WHERE r.enabled AND r.stamp IS DISTINCT FROM mail._stamp()
+    UNION ALL
+    SELECT 'critical', 'secret', format('relay "%s" has a username but its secret is missing', r.name),
+           'Set mail.relay.secret again: secrets are not part of a dump.'
+    FROM mail.relay r
+    WHERE r.enabled AND r.username IS NOT NULL AND r.auth <> 'none' AND coalesce(r.secret, '(stored)') = '(stored)'
+      AND NOT EXISTS (SELECT FROM mail.relay_secret s WHERE s.relay = r.name)
+    UNION ALL
+    SELECT 'critical', 'relay', format('relay "%s" has been down since %s: %s', r.name, date_trunc('second', t.since), t.error),
+           CASE WHEN t.suspended_until = 'infinity' THEN 'Correct its row in mail.relay, or the file that it refers to and reload.'
+                ELSE format('It is tried again at %s; no attempts of messages are counted meanwhile.',
+                            date_trunc('second', t.suspended_until)) END
+    FROM mail.relay_trouble t JOIN mail.relay r ON r.id = t.relay_id WHERE r.enabled
+    UNION ALL
+    SELECT 'critical', 'relays', format('queue "%s" has no relay to deliver through', q.name),
+           'Insert a row into mail.relay, enable one, or correct the queue''s relays.'
+    FROM mail.queue q
+    WHERE q.transport = 'smtp'
+      AND NOT EXISTS (SELECT FROM mail.relay r WHERE r.enabled AND (q.relays = '{}' OR r.name = ANY (q.relays)))
+    UNION ALL
+    SELECT 'warning', 'relays', format('queue "%s" names a relay "%s" that does not exist or is not enabled', q.name, n),
+           'Correct the queue''s relays.'
+    FROM mail.queue q, unnest(q.relays) AS n
+    WHERE q.transport = 'smtp' AND NOT EXISTS (SELECT FROM mail.relay r WHERE r.enabled AND r.name = n)
+    UNION ALL
+    SELECT 'warning', 'sender', format('queue "%s" sends as %s where a message names no sender', q.name, q.default_sender),
+           'Set the queue''s default_sender to an address of yours.'
+    FROM mail.queue q WHERE q.transport = 'smtp' AND q.default_sender LIKE '%@localhost'
+    UNION ALL
+    SELECT 'warning', 'backlog', format('the oldest message due in queue "%s" has waited for %s', s.queue, date_trunc('second', s.oldest_age)),
+           CASE s.transport WHEN 'external' THEN 'Nothing claims its messages fast enough.'
+                ELSE 'See mail.relay_stats and mail.events for what holds it up.' END
+    FROM mail.queue_stats s WHERE s.oldest_age > interval '5 minutes' AND NOT s.paused
+    UNION ALL
+    SELECT 'warning', 'paused', format('queue "%s" is paused and %s messages wait', s.queue, s.queued + s.deferred),
+           format('SELECT mail.resume(%L) lets them go.', s.queue)
+    FROM mail.queue_stats s WHERE s.paused AND s.queued + s.deferred > 0
+    UNION ALL
+    SELECT 'warning', 'dead_letters', format('queue "%s" has %s dead letters', s.queue, s.failed),
+           'See mail.dead_letters; mail.retry(id) and mail.retry_dead_letters(queue) put them back.'
+    FROM mail.queue_stats s WHERE s.failed > 0
+    UNION ALL
+    SELECT 'warning', 'uncertain', format('queue "%s" holds %s messages that may have been delivered', s.queue, s.uncertain),
+           'See mail.dead_letters; mail.retry(id) sends one again.'
+    FROM mail.queue_stats s WHERE s.uncertain > 0;
+$$;
+COMMENT ON FUNCTION mail.health() IS 'One row for each finding (severity: critical or warning); none when all is well.';

@@ -1,0 +1,15 @@
+-- What pg_dump takes along with the extension. Not: secrets, leases, and what the worker knows of relays.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY[
+        'mail.relay', 'mail.relay_id_seq', 'mail.queue', 'mail.queue_id_seq', 'mail.message', 'mail.pending',
+        'mail.event', 'mail.event_id_seq', 'mail.dead_letter', 'mail.idempotency', 'mail.supersede', 'mail.capture', 'mail.capture_id_seq',
+        'mail.ordering_seq', 'mail.id_seq']
+    LOOP
+        PERFORM pg_catalog.pg_extension_config_dump(name::regclass, CASE name
+            WHEN 'mail.queue' THEN 'WHERE NOT fresh' ELSE '' END);
+    END LOOP;
+END
+$$;

@@ -1,0 +1,68 @@
+-- All rights in one place. Nothing is granted to PUBLIC.
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA mail FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA mail FROM PUBLIC;
+REVOKE ALL ON TYPE mail.claimed FROM PUBLIC;
+
+GRANT USAGE ON SCHEMA mail TO mail_sender, mail_consumer, mail_reader, mail_admin, mail_worker;
+
+GRANT EXECUTE ON FUNCTION
+    mail.enqueue(text, text, text, text, text, text, text, jsonb, text, timestamptz, timestamptz, integer, text, text, text, jsonb),
+    mail.enqueue(jsonb, text, timestamptz, timestamptz, integer, text, text, text),
+    mail.enqueue_batch(jsonb[], text, timestamptz, timestamptz, integer),
+    mail.cancel(bigint)
+    TO mail_sender, mail_admin;
+
+GRANT USAGE ON TYPE mail.claimed TO mail_consumer, mail_admin;
+GRANT EXECUTE ON FUNCTION
+    mail.claim(text, integer, interval, interval), mail.ack(bigint, bigint, jsonb), mail.ack(bigint[], bigint[]),
+    mail.nack(bigint, bigint, text, interval, boolean), mail.extend(bigint, bigint, interval), mail.release(bigint, bigint)
+    TO mail_consumer, mail_admin;
+
+-- These views belong to mail_reader and not to a superuser, so that the policies hold for whoever uses them: a
+-- mail_sender sees there what it enqueued itself.
+GRANT SELECT ON mail.message, mail.event, mail.pending, mail.lease, mail.dead_letter, mail.capture TO mail_reader;
+ALTER TABLE mail.message ENABLE ROW LEVEL SECURITY;
+ALTER TABLE mail.event ENABLE ROW LEVEL SECURITY;
+CREATE POLICY message_visible ON mail.message FOR SELECT TO mail_reader USING (
+    enqueued_by = current_user
+    OR (SELECT pg_catalog.pg_has_role(current_user, 'mail_reader', 'MEMBER') OR pg_catalog.pg_has_role(current_user, 'mail_admin', 'MEMBER')));
+CREATE POLICY event_visible ON mail.event FOR SELECT TO mail_reader USING (
+    (SELECT pg_catalog.pg_has_role(current_user, 'mail_reader', 'MEMBER') OR pg_catalog.pg_has_role(current_user, 'mail_admin', 'MEMBER'))
+    OR EXISTS (SELECT FROM mail.message m WHERE m.id = event.message_id AND m.enqueued_by = current_user));
+CREATE POLICY message_worker ON mail.message TO mail_worker USING (true);
+CREATE POLICY event_worker ON mail.event TO mail_worker USING (true);
+ALTER VIEW mail.messages OWNER TO mail_reader;
+ALTER VIEW mail.dead_letters OWNER TO mail_reader;
+ALTER VIEW mail.events OWNER TO mail_reader;
+ALTER VIEW mail.captured OWNER TO mail_reader;
+GRANT SELECT ON mail.messages, mail.dead_letters, mail.events TO mail_sender, mail_reader, mail_admin;
+GRANT SELECT ON mail.queue_stats, mail.relay_stats, mail.workers, mail.captured
+    TO mail_reader, mail_admin;
+GRANT EXECUTE ON FUNCTION mail.health(), mail._workers(), mail._event_before(timestamptz), mail._stamp() TO mail_reader, mail_admin;
+GRANT EXECUTE ON FUNCTION mail.wait_idle(text, interval) TO mail_sender, mail_consumer, mail_reader, mail_admin;
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON mail.relay, mail.queue TO mail_admin;
+GRANT USAGE ON SEQUENCE mail.relay_id_seq, mail.queue_id_seq TO mail_admin;
+GRANT SELECT ON mail.relay, mail.queue TO mail_reader;
+GRANT EXECUTE ON FUNCTION
+    mail._check_address(text, text), mail._check_relay_url(text), mail._queue(text),
+    mail.pause(text), mail.resume(text), mail.retry(bigint), mail.retry_dead_letters(text, timestamptz), mail.purge(text, boolean),
+    mail.arm(), mail.disarm(text), mail.start_worker(), mail.stop_worker()
+    TO mail_admin;
+
+-- The worker owns nothing.
+GRANT SELECT ON mail.relay, mail.relay_secret, mail.queue, mail.message TO mail_worker;
+GRANT SELECT, INSERT, UPDATE, DELETE ON mail.pending, mail.lease, mail.event, mail.dead_letter, mail.idempotency, mail.supersede, mail.capture,
+    mail.relay_trouble TO mail_worker;
+GRANT UPDATE (content), DELETE ON mail.message TO mail_worker;
+GRANT USAGE ON SEQUENCE mail.lease_seq, mail.event_id_seq, mail.capture_id_seq TO mail_worker;
+GRANT EXECUTE ON FUNCTION
+    mail._stamp(), mail._backoff(interval, interval, integer), mail._claimable(bigint[]), mail._outstanding(bigint),
+    mail._settle(bigint, jsonb, text, interval, interval, boolean), mail._touch_successor(integer, bigint),
+    mail._drop_pending(bigint[], text, text, text), mail._drop_from_leases(bigint[], bigint[]),
+    mail._interrupted(bigint[], text, text), mail._reap(integer), mail._recover(), mail._relay_down(integer, interval, text),
+    mail._retain(bigint, integer), mail._first_id(timestamptz), mail._touch(), mail._note_sweep(integer), mail._workers(), mail._preloaded()
+    TO mail_worker;
+
+-- At the commit of CREATE EXTENSION the launcher starts this database's worker.
+DO $$ BEGIN PERFORM mail._request_worker(); END $$;

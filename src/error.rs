@@ -1,0 +1,69 @@
+//! Errors on their way to the client: one constructor for each SQLSTATE that is used.
+
+use mail_message::{Invalid, InvalidKind};
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
+
+/// Raises an ERROR. Style of the message: one line, lower case, no full stop; the hint is a sentence.
+pub fn raise(code: PgSqlErrorCode, message: String, hint: Option<String>) -> ! {
+    let report = ErrorReport::new(code, message, "pgmq_mail");
+    let report = match hint {
+        Some(hint) => report.set_hint(hint),
+        None => report,
+    };
+    report.report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
+
+/// 22023.
+pub fn bad_argument(message: impl Into<String>, hint: Option<&str>) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        message.into(),
+        hint.map(str::to_owned),
+    )
+}
+
+/// 42704.
+pub fn missing(message: impl Into<String>, hint: Option<&str>) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        message.into(),
+        hint.map(str::to_owned),
+    )
+}
+
+/// 54000.
+pub fn too_large(message: impl Into<String>) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        message.into(),
+        None,
+    )
+}
+
+/// 25006: this server is a standby.
+pub fn read_only(action: &str) -> ! {
+    let code = PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION;
+    raise(code, format!("cannot {action} during recovery"), None)
+}
+
+/// 53000: a worker could not be started.
+pub fn no_worker() -> ! {
+    let code = PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES;
+    let hint = "See the server log; max_worker_processes may have to be raised.";
+    raise(
+        code,
+        "the delivery worker could not be started".into(),
+        Some(hint.to_owned()),
+    )
+}
+
+/// Raises what the message crate found.
+pub fn invalid(error: Invalid) -> ! {
+    let code = match error.kind {
+        InvalidKind::BadValue => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        InvalidKind::TooLarge => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        InvalidKind::Unsupported => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+    };
+    raise(code, error.message, error.hint)
+}

@@ -1,0 +1,205 @@
+//! The C functions that `sql/` declares.
+#![allow(unsafe_code, reason = "expansions of pg_extern")]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "what pg_extern hands over is owned"
+)]
+
+use mail_message::Simple;
+use pgrx::{datum::TimestampWithTimeZone, pg_extern, prelude::*};
+
+use crate::{
+    error, pg,
+    produce::{self, Form, Schedule},
+    queues, worker,
+};
+
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments, reason = "the SQL signature")]
+fn enqueue_text(
+    recipient: Option<&str>,
+    subject: Option<&str>,
+    text_body: Option<&str>,
+    html_body: Option<&str>,
+    sender: Option<&str>,
+    queue: Option<String>,
+    template: Option<&str>,
+    params: Option<pg::JsonText>,
+    locale: Option<&str>,
+    send_at: Option<TimestampWithTimeZone>,
+    expires_at: Option<TimestampWithTimeZone>,
+    priority: Option<i32>,
+    idempotency_key: Option<String>,
+    ordering_key: Option<String>,
+    supersede_key: Option<String>,
+    options: Option<pg::JsonText>,
+) -> i64 {
+    let Some(recipient) = recipient else {
+        error::bad_argument("recipient is null", None)
+    };
+    if recipient.trim_start().starts_with('{') {
+        let hint = "An uncast literal is taken as text: write message => '…', or cast it to jsonb.";
+        error::bad_argument("recipient looks like a JSON message", Some(hint));
+    }
+    if let Some(template) = template {
+        error::missing(format!("template \"{template}\" does not exist"), None);
+    }
+    for (given, field) in [(params.is_some(), "params"), (locale.is_some(), "locale")] {
+        if given {
+            error::bad_argument(format!("{field} without a template"), None);
+        }
+    }
+    let options = options.as_ref().map(|json| json.0.as_str());
+    let simple = Simple {
+        recipient,
+        subject,
+        text_body,
+        html_body,
+        sender,
+        options,
+    };
+    let schedule = Schedule {
+        queue,
+        send_at,
+        expires_at,
+        priority,
+        idempotency_key,
+        ordering_key,
+        supersede_key,
+    };
+    produce::enqueue(&Form::Simple(simple), &schedule)
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments, reason = "the SQL signature")]
+fn enqueue_json(
+    message: Option<pg::JsonText>,
+    queue: Option<String>,
+    send_at: Option<TimestampWithTimeZone>,
+    expires_at: Option<TimestampWithTimeZone>,
+    priority: Option<i32>,
+    idempotency_key: Option<String>,
+    ordering_key: Option<String>,
+    supersede_key: Option<String>,
+) -> i64 {
+    let Some(message) = message else {
+        error::bad_argument("message is null", None)
+    };
+    let schedule = Schedule {
+        queue,
+        send_at,
+        expires_at,
+        priority,
+        idempotency_key,
+        ordering_key,
+        supersede_key,
+    };
+    produce::enqueue(&Form::Json(&message.0), &schedule)
+}
+
+#[pg_extern(sql = false)]
+fn cancel(id: i64) -> bool {
+    let owner = queues::get().owner;
+    let caller = pg::current_role();
+    let result = pg::as_role(owner, || {
+        Spi::get_one_with_args::<bool>(
+            "SELECT mail._cancel($1, $2)",
+            &[id.into(), caller.as_str().into()],
+        )
+    });
+    match result {
+        Ok(cancelled) => cancelled.unwrap_or(false),
+        Err(e) => error::raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, e.to_string(), None),
+    }
+}
+
+#[pg_extern(sql = false)]
+fn stamp() -> String {
+    pg::stamp()
+}
+
+#[pg_extern(sql = false)]
+fn preloaded() -> bool {
+    pg::preloaded()
+}
+
+#[pg_extern(sql = false)]
+fn check_address(address: &str, field: &str) -> bool {
+    match mail_message::check_address(address, field) {
+        Ok(()) => true,
+        Err(e) => error::invalid(e),
+    }
+}
+
+#[pg_extern(sql = false)]
+fn check_relay_url(url: &str) -> bool {
+    match mail_relay::RelayUrl::parse(url, false) {
+        Ok(_) => true,
+        Err(e) => error::bad_argument(
+            e.to_string(),
+            Some(
+                "Write smtp://host[:port] or smtps://host[:port], with ?starttls=required|opportunistic|never.",
+            ),
+        ),
+    }
+}
+
+#[pg_extern(sql = false)]
+fn await_begin(queue: i32) {
+    pg::await_begin(queue);
+}
+
+#[pg_extern(sql = false)]
+fn await_end(queue: i32) {
+    pg::await_end(queue);
+}
+
+#[pg_extern(sql = false)]
+fn await_queue(_queue: i32, until: TimestampWithTimeZone) {
+    pg::await_touch(i64::from(until));
+}
+
+/// A lease of an outside claimer: the worker is to look when it ends.
+#[pg_extern(sql = false)]
+fn note_lease(until: TimestampWithTimeZone) {
+    pg::note_timer(i64::from(until));
+}
+
+#[pg_extern(sql = false)]
+fn note_lane(queue: i32, rank: i32, due: TimestampWithTimeZone) {
+    pg::note(pg::LaneMark {
+        queue,
+        rank,
+        due: i64::from(due),
+    });
+}
+
+#[pg_extern(sql = false)]
+fn note_sweep(queue: i32) {
+    pg::note_sweep(queue);
+}
+
+/// Rows that this transaction has locked.
+#[pg_extern(sql = false)]
+fn note_locked(queue: i32, rank: i32, due: TimestampWithTimeZone) {
+    pg::note_locked(pg::LaneMark {
+        queue,
+        rank,
+        due: i64::from(due),
+    });
+}
+
+#[pg_extern(sql = false)]
+fn request_worker() {
+    pg::request_worker();
+}
+
+#[pg_extern(sql = false)]
+fn start_worker() -> bool {
+    worker::start_here()
+}
+
+#[pg_extern(sql = false)]
+fn stop_worker() -> bool {
+    worker::stop_here()
+}

@@ -1,0 +1,326 @@
+//! `mail.enqueue`: check, compose the canonical form, insert the message and its pending row with the owner's rights.
+
+use std::{
+    cell::RefCell,
+    fmt::Write as _,
+    hash::{BuildHasher, RandomState},
+};
+
+use mail_message::{Context, Prepared, Simple};
+use pgrx::{
+    JsonB, PgOid, PgSqlErrorCode, Spi,
+    datum::{DatumWithOid, TimestampWithTimeZone},
+    pg_sys::BuiltinOid::{INT4OID, INT8OID, JSONBOID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID},
+    spi::OwnedPreparedStatement,
+};
+
+use crate::{
+    error, guc, pg,
+    queues::{self, Queue, Queues},
+};
+
+const MAX_KEY: usize = 1024;
+const MAX_PRIORITY: i32 = 1_000_000;
+
+/// The arguments that both forms of `mail.enqueue` share.
+pub struct Schedule {
+    pub queue: Option<String>,
+    pub send_at: Option<TimestampWithTimeZone>,
+    pub expires_at: Option<TimestampWithTimeZone>,
+    pub priority: Option<i32>,
+    pub idempotency_key: Option<String>,
+    pub ordering_key: Option<String>,
+    pub supersede_key: Option<String>,
+}
+
+/// The message, in the form it came in.
+pub enum Form<'a> {
+    Simple(Simple<'a>),
+    Json(&'a str),
+}
+
+struct Accepted<'a> {
+    id: i64,
+    queue: &'a Queue,
+    schedule: &'a Schedule,
+    caller: String,
+    prepared: Prepared,
+    now: i64,
+}
+
+thread_local! {
+    static INSERT: RefCell<Option<OwnedPreparedStatement>> = const { RefCell::new(None) };
+}
+
+/// Accepts one message; returns its id, or that of the message with the same idempotency key.
+pub fn enqueue(form: &Form<'_>, schedule: &Schedule) -> i64 {
+    if pg::in_recovery() {
+        error::read_only("enqueue a message");
+    }
+    let queues = queues::get();
+    let queue = queues.by_name(schedule.queue.as_deref().unwrap_or("default"));
+    check(schedule);
+    let caller = pg::current_role();
+    pg::as_role(queues.owner, || {
+        accept(form, schedule, &queues, queue, caller)
+    })
+}
+
+fn accept(
+    form: &Form<'_>,
+    schedule: &Schedule,
+    queues: &Queues,
+    queue: &Queue,
+    caller: String,
+) -> i64 {
+    let now = pg::now();
+    let id = new_id(queues, now);
+    let prepared = prepare(form, queue, id);
+    if let Some(key) = &schedule.idempotency_key
+        && let Some(first) = claim_key(queue.id, key, id)
+    {
+        return first;
+    }
+    if let Some(key) = &schedule.supersede_key {
+        supersede(queue.id, key, id);
+    }
+    pg::force_sync_commit();
+    insert(
+        queues,
+        &Accepted {
+            id,
+            queue,
+            schedule,
+            caller,
+            prepared,
+            now,
+        },
+    );
+    id
+}
+
+/// Seconds since 2020 (31 bits), node (8 bits), sequence (24 bits).
+fn new_id(queues: &Queues, now: i64) -> i64 {
+    const SECONDS_2000_TO_2020: i64 = 631_152_000;
+    let seconds = now.div_euclid(1_000_000) - SECONDS_2000_TO_2020;
+    (seconds.max(0) << 32)
+        | (i64::from(guc::NODE_ID.get()) << 24)
+        | pg::next_value(queues.id_sequence)
+}
+
+fn prepare(form: &Form<'_>, queue: &Queue, id: i64) -> Prepared {
+    let max_size = usize::try_from(guc::MAX_MESSAGE_SIZE.get()).unwrap_or_default() * 1024;
+    let context = Context {
+        default_sender: queue.default_sender.as_deref(),
+        return_path: queue.return_path.as_deref(),
+        id,
+        // Keyed with bits that the system drew: nobody can tell one Message-ID from another.
+        nonce: RandomState::new().hash_one(id),
+        max_size,
+    };
+    let prepared = match form {
+        Form::Simple(simple) => mail_message::prepare_simple(simple, &context),
+        Form::Json(json) if queue.external => Ok(as_is(json)),
+        Form::Json(json) => mail_message::prepare_json(json, &context),
+    };
+    let prepared = prepared.unwrap_or_else(|e| error::invalid(e));
+    if prepared.content.len() > max_size {
+        error::too_large(format!(
+            "message is {} bytes, the limit is {max_size}",
+            prepared.content.len()
+        ));
+    }
+    prepared
+}
+
+/// A message of an external queue: any JSON.
+fn as_is(json: &str) -> Prepared {
+    let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+    Prepared {
+        envelope_from: String::new(),
+        recipients: Vec::new(),
+        subject: value
+            .get("subject")
+            .and_then(serde_json::Value::as_str)
+            .map(str::to_owned),
+        message_id: String::new(),
+        tags: Vec::new(),
+        metadata: None,
+        content: json.to_owned(),
+    }
+}
+
+fn check(schedule: &Schedule) {
+    let keys = [
+        ("idempotency_key", &schedule.idempotency_key),
+        ("ordering_key", &schedule.ordering_key),
+        ("supersede_key", &schedule.supersede_key),
+    ];
+    for (field, key) in keys {
+        match key.as_deref().map(str::len) {
+            Some(0) => error::bad_argument(
+                format!("{field} is empty"),
+                Some("Leave it out, or pass NULL."),
+            ),
+            Some(size) if size > MAX_KEY => {
+                error::too_large(format!("{field} is longer than {MAX_KEY} bytes"))
+            }
+            _ => {}
+        }
+    }
+    if !(-MAX_PRIORITY..=MAX_PRIORITY).contains(&schedule.priority.unwrap_or(0)) {
+        error::bad_argument(
+            "priority is out of range",
+            Some("It must be from -1000000 to 1000000; higher goes first."),
+        );
+    }
+    if schedule.send_at.is_some_and(|at| i64::from(at) == i64::MAX) {
+        error::bad_argument(
+            "send_at is infinity",
+            Some("Such a message would never be sent."),
+        );
+    }
+    if let Some(expires) = schedule.expires_at {
+        let start = schedule.send_at.map_or(i64::MIN, i64::from).max(pg::now());
+        if i64::from(expires) <= start {
+            let hint = "It must be in the future and after send_at.";
+            error::bad_argument(
+                "expires_at is over before the message could be sent",
+                Some(hint),
+            );
+        }
+    }
+}
+
+/// Takes the idempotency key for this message, or returns the message that has it.
+fn claim_key(queue: i32, key: &str, id: i64) -> Option<i64> {
+    let args = [queue.into(), key.into(), id.into()];
+    Spi::get_one_with_args::<i64>("SELECT mail._claim_key($1, $2, $3)", &args)
+        .unwrap_or_else(|e| internal(&e))
+}
+
+/// Cancels what waits with the same key. Waits for a transaction that does the same.
+fn supersede(queue: i32, key: &str, id: i64) {
+    Spi::run_with_args(
+        "SELECT mail._supersede($1, $2, $3)",
+        &[queue.into(), key.into(), id.into()],
+    )
+    .unwrap_or_else(|e| internal(&e));
+}
+
+fn insert(queues: &Queues, accepted: &Accepted<'_>) {
+    let Accepted {
+        id,
+        queue,
+        schedule,
+        caller,
+        prepared,
+        now,
+    } = accepted;
+    // A value of the column's own type: a cast in the statement would cost every message without metadata.
+    let metadata = prepared
+        .metadata
+        .as_deref()
+        .and_then(|json| serde_json::from_str(json).ok())
+        .map(JsonB);
+    let at = timestamp(*now);
+    let due = schedule
+        .send_at
+        .map_or(*now, |send_at| i64::from(send_at).max(*now));
+    let ordering = schedule.ordering_key.as_deref();
+    let priority = schedule.priority.unwrap_or(0);
+    let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let args: [DatumWithOid<'_>; 22] = [
+        (*id).into(),
+        queue.id.into(),
+        priority.into(),
+        at.into(),
+        schedule.send_at.into(),
+        schedule.expires_at.into(),
+        caller.as_str().into(),
+        prepared.envelope_from.as_str().into(),
+        prepared.recipients.clone().into(),
+        prepared.subject.as_deref().into(),
+        filled(&prepared.message_id).into(),
+        (!prepared.tags.is_empty())
+            .then(|| prepared.tags.clone())
+            .into(),
+        metadata.into(),
+        schedule.idempotency_key.as_deref().into(),
+        ordering.into(),
+        schedule.supersede_key.as_deref().into(),
+        prepared.content.as_str().into(),
+        timestamp(due).into(),
+        (-priority).into(),
+        i32::try_from(prepared.content.len())
+            .unwrap_or(i32::MAX)
+            .into(),
+        ordering
+            .map(|key| pg::hash_text(key, i64::from(queue.id)))
+            .into(),
+        ordering
+            .map(|_| pg::next_value(queues.ordering_sequence))
+            .into(),
+    ];
+    let done = Spi::connect_mut(|client| {
+        INSERT.with_borrow_mut(|slot| {
+            if slot.is_none() {
+                *slot = Some(client.prepare_mut(INSERT_SQL, &insert_types())?.keep());
+            }
+            match slot.as_ref() {
+                Some(statement) => client.update(statement, None, &args).map(|_| ()),
+                None => Ok(()),
+            }
+        })
+    });
+    done.unwrap_or_else(|e| internal(&e));
+}
+
+/// Both rows by one statement. No name and no operator in it depends on the caller's search path.
+const INSERT_SQL: &str = "WITH accepted AS (
+    INSERT INTO mail.message (id, queue_id, priority, enqueued_at, send_at, expires_at, enqueued_by, envelope_from,
+        recipients, subject, message_id, tags, metadata, idempotency_key, ordering_key, supersede_key, content)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17))
+INSERT INTO mail.pending (id, due_at, queue_id, rank, size, ordering_hash, ordering_seq)
+VALUES ($1, $18, $2, $19, $20, $21, $22)";
+
+fn insert_types() -> Vec<PgOid> {
+    [
+        INT8OID,
+        INT4OID,
+        INT4OID,
+        TIMESTAMPTZOID,
+        TIMESTAMPTZOID,
+        TIMESTAMPTZOID,
+        TEXTOID,
+        TEXTOID,
+        TEXTARRAYOID,
+        TEXTOID,
+        TEXTOID,
+        TEXTARRAYOID,
+        JSONBOID,
+        TEXTOID,
+        TEXTOID,
+        TEXTOID,
+        TEXTOID,
+        TIMESTAMPTZOID,
+        INT4OID,
+        INT4OID,
+        INT8OID,
+        INT8OID,
+    ]
+    .map(PgOid::from)
+    .into()
+}
+
+fn timestamp(microseconds: i64) -> TimestampWithTimeZone {
+    TimestampWithTimeZone::try_from(microseconds)
+        .unwrap_or_else(|_| TimestampWithTimeZone::positive_infinity())
+}
+
+fn internal(e: &pgrx::spi::Error) -> ! {
+    let mut message = String::from("could not store the message");
+    // Writing to a string cannot fail.
+    let _ = write!(message, ": {e}");
+    error::raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message, None)
+}

@@ -1,0 +1,435 @@
+//! The delivery worker of one database.
+//!
+//! Its rhythm: take outcomes and what was published → one transaction that settles the outcomes and claims what is due
+//! → hand the claimed messages to the network thread → sleep until a commit, an outcome or the next due time. No
+//! transaction is open while it sleeps.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use mail_lanes::{Flight, LaneId, Lanes, START};
+use mail_relay::{Finished, Pool, Report, Settings, Transport};
+use pgrx::{pg_guard, pg_sys};
+
+use super::{configuration::Configuration, store};
+use crate::{
+    guc,
+    pg::{self, Failure, SlotHandle, Status, doorbell::Doorbell},
+};
+
+/// What all bodies in flight together may take up.
+pub(super) const MAX_BYTES: i64 = 16 << 20;
+/// What is in flight when the worker is stopped gets this long to end.
+const GRACE: Duration = Duration::from_secs(1);
+/// The longest that stopping takes, whatever it waits for.
+const PATIENCE: Duration = Duration::from_millis(1800);
+const SECOND: i64 = 1_000_000;
+/// The first look for what need not be kept any longer comes a minute after the start.
+const FIRST_RETAIN: i64 = 60 * SECOND;
+const RETAIN_EVERY: i64 = 600 * SECOND;
+const RETAIN_BATCH: i32 = 2000;
+
+struct Inbox(Arc<Mutex<Vec<Report>>>);
+
+impl Inbox {
+    fn take(&self) -> Vec<Report> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+pub(super) struct Worker {
+    pub(super) slot: Option<SlotHandle>,
+    pub(super) extension: u32,
+    pub(super) pool: Pool,
+    inbox: Inbox,
+    pub(super) doorbell: Doorbell,
+    pub(super) configuration: Configuration,
+    /// The count of changes that the configuration was read at.
+    pub(super) configured: u32,
+    pub(super) lanes: Lanes,
+    pub(super) flight: Flight,
+    /// Outcomes that are not written yet, with changes of relays.
+    pub(super) outcomes: Vec<Finished>,
+    pub(super) news: Vec<Report>,
+    /// Outcomes whose rows somebody has locked; tried again from time to time.
+    pub(super) stuck: Vec<Finished>,
+    pub(super) next_stuck: i64,
+    /// Ordering keys of what was settled: their next messages are free.
+    pub(super) keys: Vec<i64>,
+    /// Suspended relays, and until when.
+    pub(super) suspended: HashMap<i32, i64>,
+    /// Relays that were suspended and have not delivered since.
+    pub(super) probing: HashSet<i32>,
+    /// The next message does not fit beside those in flight: an outcome has to come first.
+    pub(super) full: bool,
+    pub(super) next_sweep: i64,
+    /// When a sweep began whose claim is yet to come.
+    pub(super) sweeping: Option<Instant>,
+    pub(super) next_reap: i64,
+    next_retain: i64,
+    /// The last message that was looked at for that.
+    retained: i64,
+    /// After a failed transaction: not before then.
+    pub(super) pause_until: i64,
+    pub(super) failures: u32,
+}
+
+/// Entry point of the background worker; its argument is the database's oid.
+#[pg_guard]
+#[unsafe(no_mangle)]
+#[allow(
+    unsafe_code,
+    reason = "an exported symbol: Postgres finds the entry point by its name"
+)]
+pub extern "C-unwind" fn pgmq_mail_delivery_main(argument: pg_sys::Datum) {
+    let database = pg_sys::Oid::from(u32::try_from(argument.value()).unwrap_or_default());
+    pg::install_signal_handlers();
+    pg::connect(Some(database));
+    let slot = SlotHandle::take(database);
+    let leave = |status: Status, code: i32| -> ! {
+        if let Some(slot) = slot {
+            slot.leave(status);
+        }
+        pg::exit(code)
+    };
+    match pg::transaction(store::extension) {
+        Ok(Some(extension)) => match Worker::start(slot, extension) {
+            Ok(Some(worker)) => {
+                let absent = worker.run() && !installed();
+                leave(
+                    if absent { Status::Absent } else { Status::Left },
+                    i32::from(!absent),
+                );
+            }
+            Ok(None) => pg::exit(0), // another worker holds the lock, and the slot is his
+            Err(failure) => {
+                pgrx::warning!("pgmq_mail worker could not start: {failure}");
+                leave(Status::Unknown, 1);
+            }
+        },
+        Ok(None) => leave(Status::Absent, 0),
+        Err(failure) => {
+            pgrx::warning!("pgmq_mail worker could not look for its extension: {failure}");
+            leave(Status::Unknown, 1);
+        }
+    }
+}
+
+/// Whether the extension is there, perhaps a new one.
+fn installed() -> bool {
+    pg::transaction(store::extension).is_ok_and(|extension| extension.is_some())
+}
+
+impl Worker {
+    fn start(slot: Option<SlotHandle>, extension: u32) -> Result<Option<Self>, Failure> {
+        if !pg::transaction(|| Ok(pg::try_worker_lock()))? {
+            return Ok(None);
+        }
+        pg::is_worker();
+        pg::transaction(store::prepare_session)?;
+        if let Some(slot) = slot {
+            slot.enter();
+        }
+        pg::transaction(store::recover)?;
+        let unavailable = |error: std::io::Error| Failure {
+            message: error.to_string(),
+            code: pgrx::PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+        };
+        let (doorbell, bell) = Doorbell::new().map_err(unavailable)?;
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let inbox = Inbox(Arc::clone(&reports));
+        let report = move |report: Report| {
+            let mut waiting = reports.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.push(report);
+            let first = waiting.len() == 1;
+            drop(waiting);
+            if first {
+                bell.ring();
+            }
+        };
+        let pool = pg::with_signals_blocked(|| Pool::start(report, Settings::default()))
+            .map_err(unavailable)?;
+        Ok(Some(Self {
+            slot,
+            extension,
+            pool,
+            inbox,
+            doorbell,
+            configuration: Configuration::default(),
+            configured: 0,
+            lanes: Lanes::default(),
+            flight: Flight::default(),
+            outcomes: Vec::new(),
+            news: Vec::new(),
+            stuck: Vec::new(),
+            next_stuck: i64::MAX,
+            keys: Vec::new(),
+            suspended: HashMap::new(),
+            probing: HashSet::new(),
+            full: false,
+            next_sweep: 0,
+            sweeping: None,
+            next_reap: 0,
+            next_retain: pg::now() + FIRST_RETAIN,
+            retained: 0,
+            pause_until: 0,
+            failures: 0,
+        }))
+    }
+
+    /// Runs until it is told to stop; true when the extension is gone.
+    fn run(mut self) -> bool {
+        pg::set_configuration_changed();
+        let absent = loop {
+            if pg::stop_requested() || self.slot.is_some_and(SlotHandle::held) {
+                break false;
+            }
+            if pg::reload_requested() {
+                pg::set_configuration_changed();
+            }
+            pg::report_activity(true);
+            if self.in_the_way() {
+                break false;
+            }
+            match self.turn() {
+                Ok(true) if pg::now() >= self.pause_until => self.failures = 0,
+                Ok(true) => {}
+                Ok(false) => break true,
+                Err(failure) => self.back_off(&failure),
+            }
+            pg::report_activity(false);
+            if self.inbox_is_empty() && !self.silence() {
+                pg::report_statistics();
+                self.doorbell.wait(self.sleep());
+            }
+        };
+        self.finish();
+        absent
+    }
+
+    fn inbox_is_empty(&self) -> bool {
+        self.inbox
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
+    /// Without a slot nobody can ask this worker to leave: whether somebody wants the database for himself.
+    fn in_the_way(&self) -> bool {
+        self.slot.is_none() && pg::transaction(store::wanted_by_another).unwrap_or(false)
+    }
+
+    /// One turn; false when the extension is gone.
+    fn turn(&mut self) -> Result<bool, Failure> {
+        pg::accept();
+        self.receive();
+        if pg::now() < self.pause_until {
+            return Ok(true);
+        }
+        self.collect_marks();
+        if pg::configuration_changed() && !self.configure()? {
+            return Ok(false);
+        }
+        if pg::now() >= self.next_sweep && !self.sweep()? {
+            return Ok(false);
+        }
+        self.retry_stuck();
+        if !self.outcomes.is_empty() || !self.news.is_empty() || self.anything_due() {
+            self.settle_and_claim()?;
+        }
+        self.look_ahead()?;
+        self.let_go()?;
+        Ok(true)
+    }
+
+    fn relay_name(&self, id: i32) -> String {
+        let name = self.configuration.relays.get(&id);
+        name.map_or_else(|| format!("number {id}"), |name| format!("\"{name}\""))
+    }
+
+    /// Sorts what the network thread reported.
+    fn receive(&mut self) {
+        let now = pg::now();
+        for report in self.inbox.take() {
+            match report {
+                Report::Finished(finished) => self.outcomes.push(finished),
+                Report::RelayDown { relay, pause, .. } => {
+                    if !self.probing.contains(&relay) {
+                        pgrx::log!(
+                            "pgmq_mail: relay {} is down, see mail.relay_stats",
+                            self.relay_name(relay)
+                        );
+                    }
+                    let pause = i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 2);
+                    self.suspended.insert(relay, now + pause);
+                    self.probing.insert(relay);
+                    self.news.push(report);
+                }
+                Report::RelayUp { relay } => {
+                    self.suspended.remove(&relay);
+                    self.probing.remove(&relay);
+                    pgrx::log!("pgmq_mail: relay {} is up again", self.relay_name(relay));
+                    self.news.push(report);
+                }
+            }
+        }
+    }
+
+    /// Takes what commits have published. Before any snapshot that is to see it.
+    fn collect_marks(&mut self) {
+        let Some(slot) = self.slot else {
+            // Nobody publishes: whoever woke this worker may have written anywhere.
+            self.next_sweep = 0;
+            return;
+        };
+        let (marks, overflow) = slot.drain();
+        for mark in marks {
+            if mark.queue == pg::TIMER && mark.rank == pg::CONFIGURATION {
+                // Told at once: the invalidation itself is sent after the callbacks of the commit.
+                pg::set_configuration_changed();
+            } else if mark.queue == pg::TIMER {
+                self.next_reap = self.next_reap.min(mark.due);
+            } else {
+                self.lanes.touch(
+                    LaneId {
+                        queue: mark.queue,
+                        rank: mark.rank,
+                    },
+                    mark.due,
+                );
+            }
+        }
+        if overflow {
+            self.next_sweep = 0;
+        }
+    }
+
+    /// Starts every lane again from its beginning, and ends leases that are over; false when the extension is gone.
+    fn sweep(&mut self) -> Result<bool, Failure> {
+        let started = Instant::now();
+        let present = pg::transaction(|| {
+            if store::extension()? != Some(self.extension) {
+                return Ok(None);
+            }
+            store::lanes().map(Some)
+        })?;
+        let Some(present) = present else {
+            return Ok(false);
+        };
+        self.lanes.restart(&present, START.due);
+        self.sweeping = Some(started);
+        self.next_sweep = pg::now() + i64::from(guc::SWEEP_INTERVAL.get()) * 1000;
+        self.next_reap = 0;
+        Ok(true)
+    }
+
+    /// Reads when lanes that were scanned to their end have something due next, and what ordering keys have set free.
+    fn look_ahead(&mut self) -> Result<(), Failure> {
+        let unknown = self.lanes.unknown();
+        if unknown.is_empty() && self.keys.is_empty() {
+            return Ok(());
+        }
+        let (found, heads) = pg::transaction(|| {
+            let mut found = Vec::new();
+            for (id, cursor) in &unknown {
+                found.push((*id, store::next_due(*id, *cursor)?));
+            }
+            // In a later transaction than the one that settled the messages before them, so that none that committed
+            // meanwhile is overlooked.
+            let heads = if self.keys.is_empty() {
+                Vec::new()
+            } else {
+                store::heads(&self.keys)?
+            };
+            for (id, due) in &heads {
+                pg::note(pg::LaneMark {
+                    queue: id.queue,
+                    rank: id.rank,
+                    due: *due,
+                }); // others may wait for them
+            }
+            Ok((found, heads))
+        })?;
+        self.keys.clear();
+        for (id, next) in found {
+            self.lanes.found_next(id, next);
+        }
+        for (id, due) in heads {
+            self.lanes.touch(id, due);
+        }
+        Ok(())
+    }
+
+    /// Lets go of what need not be kept any longer, a bounded piece at a time.
+    fn let_go(&mut self) -> Result<(), Failure> {
+        let now = pg::now();
+        if now < self.next_retain {
+            return Ok(());
+        }
+        let last = pg::transaction(|| store::retain(self.retained, RETAIN_BATCH))?;
+        self.retained = last.unwrap_or(0);
+        self.next_retain = now + if last.is_some() { SECOND } else { RETAIN_EVERY };
+        Ok(())
+    }
+
+    /// Milliseconds until there is something to do without being woken.
+    fn sleep(&self) -> i64 {
+        let now = pg::now();
+        let mut next = self
+            .next_sweep
+            .min(self.next_reap)
+            .min(self.next_retain)
+            .min(self.next_stuck);
+        for queue in &self.configuration.queues {
+            if self.room(queue, now) > 0 {
+                next = next.min(self.lanes.next(queue.id).unwrap_or(i64::MAX));
+            } else if !queue.paused && self.lanes.next(queue.id).is_some() {
+                // Its relays are suspended, or it is full; then an outcome wakes this worker.
+                let Transport::Smtp(relays) = &queue.transport else {
+                    continue;
+                };
+                let resumes = relays
+                    .iter()
+                    .filter_map(|relay| self.suspended.get(relay))
+                    .filter(|until| **until > now);
+                next = next.min(resumes.copied().min().unwrap_or(i64::MAX));
+            }
+        }
+        if self.slot.is_none() {
+            next = next.min(now + SECOND); // nobody tells it that somebody wants the database for himself
+        }
+        let next = next.max(self.pause_until);
+        (next.saturating_sub(now).max(0) / 1000)
+            .saturating_add(1)
+            .min(60_000)
+    }
+
+    fn back_off(&mut self, failure: &Failure) {
+        self.failures += 1;
+        let pause = (100_000 << self.failures.min(8)).min(10 * SECOND);
+        self.pause_until = pg::now() + pause;
+        self.next_sweep = 0;
+        pgrx::warning!(
+            "pgmq_mail worker: {failure}; it goes on in {} ms",
+            pause / 1000
+        );
+    }
+
+    /// Stops the network, settles what came of it, and gives back the rest.
+    fn finish(mut self) {
+        pg::Patience::start(PATIENCE);
+        self.pool.stop(GRACE);
+        let deadline = pg::now() + i64::try_from(GRACE.as_micros()).unwrap_or(0) + SECOND / 2;
+        self.receive();
+        while self.outcomes.len() + self.stuck.len() < self.flight.len() && pg::now() < deadline {
+            self.doorbell.wait(50);
+            self.receive();
+        }
+        self.settle_all();
+        self.pool.join(Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,12 @@
+//! Background workers. The [launcher](launcher) keeps one [delivery](delivery) worker for each database in which the
+//! extension is installed.
+
+mod claim;
+mod configuration;
+mod delivery;
+mod launcher;
+mod outcomes;
+mod settle;
+mod store;
+
+pub use launcher::{register as register_launcher, start_here, stop_here};

@@ -1,0 +1,86 @@
+//! All of the worker's SQL. Each function runs within the caller's transaction.
+
+mod claims;
+mod ends;
+mod session;
+mod settings;
+
+use std::{cell::RefCell, collections::HashMap};
+
+use pgrx::{
+    PgOid, Spi,
+    datum::{DatumWithOid, TimestampWithTimeZone},
+    pg_sys::BuiltinOid,
+    spi::{OwnedPreparedStatement, SpiHeapTupleData},
+};
+
+use crate::pg::Failure;
+
+pub use claims::{
+    Body, Candidate, bodies, claimable, expire, foreign, heads, lanes, lease, lock_due, next_due,
+};
+pub use ends::{Sent, capture, drop_leases, released, sent, settle, shrink_leases};
+pub use session::{extension, hurry, prepare_session, reap, recover, retain, wanted_by_another};
+pub use settings::{QueueConfig, queues, relay_down, relay_up, relays};
+
+thread_local! {
+    static STATEMENTS: RefCell<HashMap<&'static str, OwnedPreparedStatement>> = RefCell::new(HashMap::new());
+}
+
+type Result<T> = std::result::Result<T, Failure>;
+
+/// A statement with the types of its arguments, prepared at its first use.
+struct Statement {
+    sql: &'static str,
+    types: &'static [BuiltinOid],
+}
+
+/// Runs a statement and reads every row.
+fn rows<T>(
+    statement: &Statement,
+    args: &[DatumWithOid<'_>],
+    mut read: impl FnMut(&SpiHeapTupleData<'_>) -> pgrx::spi::Result<T>,
+) -> Result<Vec<T>> {
+    Spi::connect_mut(|client| {
+        STATEMENTS.with_borrow_mut(|statements| {
+            if !statements.contains_key(statement.sql) {
+                let types: Vec<PgOid> = statement
+                    .types
+                    .iter()
+                    .map(|oid| PgOid::from(*oid))
+                    .collect();
+                statements.insert(
+                    statement.sql,
+                    client.prepare_mut(statement.sql, &types)?.keep(),
+                );
+            }
+            let Some(prepared) = statements.get(statement.sql) else {
+                return Ok(Vec::new());
+            };
+            let mut found = Vec::new();
+            for row in client.update(prepared, None, args)? {
+                found.push(read(&row)?);
+            }
+            Ok(found)
+        })
+    })
+    .map_err(|e: pgrx::spi::Error| Failure::from(e))
+}
+
+fn run(statement: &Statement, args: &[DatumWithOid<'_>]) -> Result<()> {
+    rows(statement, args, |_| Ok(())).map(|_| ())
+}
+
+fn timestamp(microseconds: i64) -> TimestampWithTimeZone {
+    TimestampWithTimeZone::try_from(microseconds).unwrap_or_else(|_| {
+        if microseconds > 0 {
+            TimestampWithTimeZone::positive_infinity()
+        } else {
+            TimestampWithTimeZone::negative_infinity()
+        }
+    })
+}
+
+fn microseconds(at: Option<TimestampWithTimeZone>) -> Option<i64> {
+    at.map(i64::from)
+}

@@ -1,0 +1,255 @@
+//! `make bench`: rates and latencies from commit to a local SMTP sink, on a server that waits for the
+//! disk. Names of measurements as arguments choose among them.
+
+use std::time::{Duration, Instant};
+
+use pgmq_mail_tests::{Action, Cluster, ClusterOptions, Database, Sink, run, until};
+use postgres::Client;
+
+const MINUTES: Duration = Duration::from_mins(5);
+
+type Measurement = (&'static str, fn(&Cluster));
+
+fn main() {
+    let chosen: Vec<String> = std::env::args().skip(1).collect();
+    let measurements: [Measurement; 4] = [
+        ("latency", latency),
+        ("drain", drain),
+        ("enqueue", enqueue),
+        ("memory", memory),
+    ];
+    let options = ClusterOptions::new()
+        .fsync(true)
+        .setting("synchronous_commit", "on")
+        .setting("shared_buffers", "256MB")
+        .setting("max_wal_size", "4GB")
+        .setting("log_min_messages", "warning");
+    let cluster = Cluster::with(&options);
+    for (name, measure) in measurements {
+        if chosen.is_empty() || chosen.iter().any(|choice| choice == name) {
+            measure(&cluster);
+        }
+    }
+}
+
+/// A database whose queue `default` delivers to the sink.
+fn deliver_to<'a>(cluster: &'a Cluster, sink: &Sink) -> (Database<'a>, Client) {
+    let database = Database::new(cluster);
+    let mut client = database.connect();
+    client
+        .batch_execute("SET statement_timeout = 0")
+        .expect("a setting");
+    client
+        .execute(
+            &format!(
+                "INSERT INTO mail.relay (name, url) VALUES ('sink', '{}')",
+                sink.url()
+            ),
+            &[],
+        )
+        .expect("a relay");
+    client
+        .batch_execute(
+            "UPDATE mail.queue SET transport = 'smtp', default_sender = 'app@example.test'
+             WHERE name = 'default'",
+        )
+        .expect("a queue");
+    (database, client)
+}
+
+/// One mail at a time, each after the one before was accepted.
+fn latency(cluster: &Cluster) {
+    const MAILS: usize = 2000;
+    const WARM_UP: usize = 200;
+    let sink = Sink::start();
+    let (_database, mut client) = deliver_to(cluster, &sink);
+    let enqueue = client
+        .prepare("SELECT mail.enqueue('a@example.test', 'Hello', 'A short text.')")
+        .expect("a statement");
+    let mut from_commit = Vec::with_capacity(MAILS);
+    let mut from_return = Vec::with_capacity(MAILS);
+    for mail in 0..MAILS + WARM_UP {
+        client.batch_execute("BEGIN").expect("a transaction");
+        client.query(&enqueue, &[]).expect("accepted");
+        let begin = Instant::now();
+        client.batch_execute("COMMIT").expect("a commit");
+        let end = Instant::now();
+        let mails = sink.wait_for(1, Duration::from_secs(10));
+        let at = mails[0].at;
+        sink.forget();
+        if mail >= WARM_UP {
+            from_commit.push(at.duration_since(begin));
+            from_return.push(at.saturating_duration_since(end));
+        }
+    }
+    for (name, mut times) in [
+        ("from COMMIT sent to the final dot", from_commit),
+        ("from COMMIT answered to the final dot", from_return),
+    ] {
+        times.sort_unstable();
+        println!(
+            "latency: {name}: p50 {:.3?}, p99 {:.3?}, longest {:.3?} ({MAILS} mails one by one)",
+            times[MAILS / 2],
+            times[MAILS * 99 / 100],
+            times[MAILS - 1]
+        );
+    }
+}
+
+/// A backlog of mails of 2 KB.
+fn drain(cluster: &Cluster) {
+    const MAILS: usize = 20_000;
+    for round in 1..=3 {
+        let sink = Sink::builder().count_only().start();
+        let (_database, mut client) = deliver_to(cluster, &sink);
+        client
+            .execute("SELECT mail.pause('default')", &[])
+            .expect("paused");
+        client
+            .execute(
+                "SELECT count(mail.enqueue('a@example.test', 'Mail ' || i, repeat('0123456789abcde ', 128)))
+                 FROM generate_series(1, $1::bigint) i",
+                &[&(MAILS as i64)],
+            )
+            .expect("accepted");
+        client.batch_execute("CHECKPOINT").expect("a checkpoint");
+        let begin = Instant::now();
+        client
+            .execute("SELECT mail.resume('default')", &[])
+            .expect("resumed");
+        sink.wait_for(MAILS, MINUTES);
+        let accepted = begin.elapsed();
+        until("all are recorded as sent", MINUTES, || {
+            let row = client
+                .query_one("SELECT count(*) FROM mail.events WHERE kind = 'sent'", &[])
+                .expect("a view");
+            row.get::<_, i64>(0) == MAILS as i64
+        });
+        println!(
+            "drain {round}: {MAILS} mails of 2 KB, fsync and synchronous_commit on: accepted in {:.2?} \
+             ({}/s), recorded after {:.2?} ({}/s), over {} connections",
+            accepted,
+            rate(MAILS, accepted),
+            begin.elapsed(),
+            rate(MAILS, begin.elapsed()),
+            sink.most_open()
+        );
+    }
+}
+
+/// `mail.enqueue` at 8 clients against a bare INSERT of the same bytes.
+fn enqueue(cluster: &Cluster) {
+    let database = Database::new(cluster);
+    let mut client = database.connect();
+    client
+        .batch_execute(
+            "SELECT mail.pause('default');
+             CREATE TABLE plain (id bigserial PRIMARY KEY, at timestamptz DEFAULT now(),
+                                 recipient text, subject text, body text)",
+        )
+        .expect("a table");
+    let body = "0123456789abcde ".repeat(31);
+    let scripts = [
+        (
+            "INSERT",
+            format!(
+                "INSERT INTO plain (recipient, subject, body) VALUES ('a@example.test', 'Hello', '{body}');"
+            ),
+        ),
+        (
+            "mail.enqueue",
+            format!("SELECT mail.enqueue('a@example.test', 'Hello', '{body}');"),
+        ),
+    ];
+    let folder = pgmq_mail_tests::Folder::new("bench");
+    let mut best = [0.0_f64; 2];
+    for _round in 0..3 {
+        for (at, (name, script)) in scripts.iter().enumerate() {
+            let file = folder.write(name, script);
+            let output = run(
+                cluster
+                    .program("pgbench")
+                    .env("PGDATABASE", database.name())
+                    .args([
+                        "-n", "-c", "8", "-j", "2", "-T", "6", "-M", "prepared", "-f",
+                    ])
+                    .arg(file),
+                Duration::from_mins(2),
+            );
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let tps = text
+                .lines()
+                .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok())
+                .unwrap_or_else(|| panic!("no rate in {text}"));
+            best[at] = best[at].max(tps);
+        }
+    }
+    println!(
+        "enqueue: 8 clients, 500 bytes, best of three: INSERT {:.0}/s, mail.enqueue {:.0}/s, {:.0} %",
+        best[0],
+        best[1],
+        100.0 * best[1] / best[0]
+    );
+}
+
+/// What the worker holds while a million messages wait for a relay that never answers.
+fn memory(cluster: &Cluster) {
+    const MESSAGES: i64 = 1_000_000;
+    let sink = Sink::scripted(|_| Action::Silence);
+    let (database, mut client) = deliver_to(cluster, &sink);
+    let begin = Instant::now();
+    client
+        .execute(
+            "SELECT count(mail.enqueue('a@example.test', 'Mail ' || i, 'A short text.'))
+             FROM generate_series(1::bigint, $1) i",
+            &[&MESSAGES],
+        )
+        .expect("accepted");
+    println!(
+        "memory: one transaction enqueued {MESSAGES} messages in {:.1?} ({}/s)",
+        begin.elapsed(),
+        rate(MESSAGES as usize, begin.elapsed())
+    );
+    until("the worker tries", Duration::from_mins(1), || {
+        sink.open() > 0
+    });
+    let worker: i32 = client
+        .query_one("SELECT pid FROM mail.workers", &[])
+        .expect("it runs")
+        .get(0);
+    // The highest of some seconds, in which it claims, scans and sweeps.
+    let mut highest = [0, 0];
+    let end = Instant::now() + Duration::from_secs(12);
+    while Instant::now() < end {
+        let status =
+            std::fs::read_to_string(format!("/proc/{worker}/status")).expect("the worker lives");
+        for (field, most) in ["RssAnon:", "VmRSS:"].iter().zip(&mut highest) {
+            let kib = status
+                .lines()
+                .find_map(|line| {
+                    line.strip_prefix(field)?
+                        .split_whitespace()
+                        .next()?
+                        .parse()
+                        .ok()
+                })
+                .unwrap_or(0_u64);
+            *most = kib.max(*most);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    println!(
+        "memory: worker with {MESSAGES} messages waiting: {:.1} MiB of its own, {:.1} MiB with shared memory",
+        mebibytes(highest[0]),
+        mebibytes(highest[1])
+    );
+    drop(database);
+}
+
+fn rate(count: usize, time: Duration) -> u64 {
+    (count as u128 * 1_000_000_000 / time.as_nanos().max(1)) as u64
+}
+
+fn mebibytes(kib: u64) -> f64 {
+    f64::from(u32::try_from(kib).unwrap_or(u32::MAX)) / 1024.0
+}

@@ -1,0 +1,44 @@
+//! Servers and helpers for the tests: a throwaway PostgreSQL ([`Cluster`]), a scriptable SMTP server
+//! in the test's own process ([`Sink`]), and real ones ([`Postfix`], [`OpenSmtpd`]).
+//!
+//! Three rules hold for all of them. Everything has a deadline, so that a test that waits for what
+//! never comes fails instead of hanging. Everything that is started is ended and removed, even when
+//! the test process is killed: a [`Guard`] sees to it from outside. And nothing reaches beyond the
+//! loopback interface.
+//!
+//! Environment: `PG_CONFIG` names the server under test (default: the one that `make stage` made),
+//! `PGMQ_MAIL_KEEP=1` keeps the directories of what was stopped, `PGMQ_MAIL_REQUIRE=1` (the default
+//! under `CI`) makes a missing mail server a failure instead of a skipped test.
+
+// This package is test code: a panic is how it reports.
+#![allow(clippy::missing_panics_doc)]
+
+mod ask;
+mod certificates;
+mod client;
+mod cluster;
+mod database;
+mod gate;
+mod guard;
+mod mailbox;
+mod opensmtpd;
+mod options;
+mod postfix;
+mod process;
+mod sink;
+mod wait;
+
+pub use ask::{SOON, all, blocks, one, pid, reaches, run_sql, sleeps, state, worker_of};
+pub use certificates::Certificates;
+pub use client::SmtpClient;
+pub use cluster::{Cluster, Stop};
+pub use database::{Database, code, database, shared};
+pub use gate::Gate;
+pub use guard::{Folder, Guard};
+pub use mailbox::{DOMAIN, LOGIN, USERS};
+pub use opensmtpd::OpenSmtpd;
+pub use options::ClusterOptions;
+pub use postfix::Postfix;
+pub use process::{available, free_port, is_root, run};
+pub use sink::{Action, Event, Mail, Phase, Sink, SinkBuilder};
+pub use wait::{eventually, until};
