@@ -33,6 +33,19 @@ pub fn stamp() -> String {
     format!("{system}:{}", database.to_u32())
 }
 
+/// Keeps an extension from being dropped until the end of this transaction; waits for a DROP EXTENSION that is under way.
+pub fn lock_extension(extension: u32) {
+    // SAFETY: takes a lock of this transaction on an object that need not exist.
+    unsafe {
+        pg_sys::LockDatabaseObject(
+            pg_sys::ExtensionRelationId,
+            pg_sys::Oid::from(extension),
+            0,
+            pg_sys::AccessShareLock.cast_signed(),
+        );
+    }
+}
+
 /// The current database.
 pub fn database() -> pg_sys::Oid {
     // SAFETY: a plain variable of this process.

@@ -37,7 +37,7 @@ impl Worker {
     pub(super) fn configure(&mut self) -> Result<bool, Failure> {
         // Before the snapshot that it is read with.
         self.configured = self.slot.map_or(0, pg::SlotHandle::configuration);
-        let read = pg::transaction(|| {
+        let read = self.transaction(|| {
             if store::extension()? != Some(self.extension) {
                 return Ok(None);
             }

@@ -133,7 +133,7 @@ impl Worker {
         if let Some(slot) = slot {
             slot.enter();
         }
-        pg::transaction(store::recover)?;
+        store::transaction(extension, store::recover)?;
         let unavailable = |error: std::io::Error| Failure {
             message: error.to_string(),
             code: pgrx::PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
@@ -221,6 +221,14 @@ impl Worker {
     /// Without a slot nobody can ask this worker to leave: whether somebody wants the database for himself.
     fn in_the_way(&self) -> bool {
         self.slot.is_none() && pg::transaction(store::wanted_by_another).unwrap_or(false)
+    }
+
+    /// Every transaction on the extension's tables.
+    pub(super) fn transaction<T>(
+        &self,
+        work: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        store::transaction(self.extension, work)
     }
 
     /// One turn; false when the extension is gone.
@@ -311,7 +319,7 @@ impl Worker {
     /// Starts every lane again from its beginning, and ends leases that are over; false when the extension is gone.
     fn sweep(&mut self) -> Result<bool, Failure> {
         let started = Instant::now();
-        let present = pg::transaction(|| {
+        let present = self.transaction(|| {
             if store::extension()? != Some(self.extension) {
                 return Ok(None);
             }
@@ -333,7 +341,7 @@ impl Worker {
         if unknown.is_empty() && self.keys.is_empty() {
             return Ok(());
         }
-        let (found, heads) = pg::transaction(|| {
+        let (found, heads) = self.transaction(|| {
             let mut found = Vec::new();
             for (id, cursor) in &unknown {
                 found.push((*id, store::next_due(*id, *cursor)?));
@@ -370,7 +378,7 @@ impl Worker {
         if now < self.next_retain {
             return Ok(());
         }
-        let last = pg::transaction(|| store::retain(self.retained, RETAIN_BATCH))?;
+        let last = self.transaction(|| store::retain(self.retained, RETAIN_BATCH))?;
         self.retained = last.unwrap_or(0);
         self.next_retain = now + if last.is_some() { SECOND } else { RETAIN_EVERY };
         Ok(())

@@ -30,7 +30,7 @@ impl Worker {
                 .any(|queue| queue.hold_uncertain);
         pg::set_synchronous_commit(must_wait);
         let mut claimed = Claimed::default();
-        let result = pg::transaction(|| {
+        let result = self.transaction(|| {
             self.write_outcomes(&self.outcomes, Texts::Full)?;
             self.write_news()?;
             self.claim(&mut claimed)
@@ -139,7 +139,7 @@ impl Worker {
                 store::hurry()?;
                 self.write_outcomes(std::slice::from_ref(&end), texts)
             };
-            if failures < MOST_FAILURES && pg::transaction(write).is_ok() {
+            if failures < MOST_FAILURES && self.transaction(write).is_ok() {
                 self.landed(&end);
             } else {
                 failures += 1;
@@ -166,7 +166,8 @@ impl Worker {
     /// The last outcomes of this worker.
     pub(super) fn settle_all(&mut self) {
         self.outcomes.append(&mut self.stuck);
-        if let Err(failure) = pg::transaction(|| self.write_outcomes(&self.outcomes, Texts::Full)) {
+        if let Err(failure) = self.transaction(|| self.write_outcomes(&self.outcomes, Texts::Full))
+        {
             self.settle_one_by_one(&failure);
         }
     }

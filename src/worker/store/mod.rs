@@ -14,7 +14,7 @@ use pgrx::{
     spi::{OwnedPreparedStatement, SpiHeapTupleData},
 };
 
-use crate::pg::Failure;
+use crate::pg::{self, Failure};
 
 pub use claims::{
     Body, Candidate, bodies, claimable, expire, foreign, heads, lanes, lease, lock_due, next_due,
@@ -28,6 +28,15 @@ thread_local! {
 }
 
 type Result<T> = std::result::Result<T, Failure>;
+
+/// Runs `work` in a transaction that locks the extension before anything else. DROP EXTENSION does the same, so that
+/// it never waits for a lock of a worker that waits for one of its own.
+pub fn transaction<T>(extension: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pg::transaction(|| {
+        pg::lock_extension(extension);
+        work()
+    })
+}
 
 /// A statement with the types of its arguments, prepared at its first use.
 struct Statement {

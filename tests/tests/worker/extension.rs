@@ -1,6 +1,6 @@
 //! DROP EXTENSION and CREATE EXTENSION.
 
-use pgmq_mail_tests::{SOON, database, reaches, run_sql, until, worker_of};
+use pgmq_mail_tests::{SOON, database, one, pid, reaches, run_sql, until, worker_of};
 
 use crate::{attached, put};
 
@@ -31,7 +31,7 @@ fn it_is_there_by_itself_when_the_extension_is_replaced_in_one_transaction() {
         "BEGIN; DROP EXTENSION pgmq_mail; CREATE EXTENSION pgmq_mail; COMMIT",
     );
     until("the old one leaves", SOON, || {
-        pgmq_mail_tests::one(
+        one(
             &mut client,
             "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)",
             &[&worker],
@@ -68,4 +68,50 @@ fn a_rolled_back_create_extension_keeps_no_worker() {
     run_sql(&mut client, "CREATE EXTENSION pgmq_mail");
     let id = put(&mut client, "x", "");
     reaches(&mut client, id, "sent");
+}
+
+#[test]
+fn it_waits_for_a_drop_that_is_under_way_without_a_lock_that_the_drop_could_need() {
+    let database = database();
+    let mut client = database.connect();
+    let worker = worker_of(&mut client);
+    let mut other = database.connect();
+    let dropping = pid(&mut other);
+    for end in ["ROLLBACK", "COMMIT"] {
+        // It takes all its locks, and keeps them.
+        run_sql(&mut other, "BEGIN; DROP EXTENSION pgmq_mail");
+        run_sql(
+            &mut client,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND backend_type = 'pgmq_mail worker'",
+        );
+        until("a worker waits for the extension itself", SOON, || {
+            one(
+                &mut client,
+                "SELECT EXISTS (
+                     SELECT FROM pg_locks k JOIN pg_stat_activity a USING (pid)
+                     WHERE a.backend_type = 'pgmq_mail worker' AND a.datname = current_database()
+                       AND NOT k.granted AND k.classid = 'pg_extension'::regclass AND $1 = ANY (pg_blocking_pids(k.pid)))",
+                &[&dropping],
+            )
+        });
+        let held: Vec<String> = pgmq_mail_tests::all(
+            &mut client,
+            "SELECT k.relation::regclass || ' ' || k.mode
+             FROM pg_locks k JOIN pg_stat_activity a USING (pid)
+             WHERE a.backend_type = 'pgmq_mail worker' AND a.datname = current_database()
+               AND k.locktype = 'relation' AND k.granted AND k.relation >= 16384",
+            &[],
+        );
+        assert_eq!(held, [""; 0]);
+        run_sql(&mut other, end);
+        if end == "ROLLBACK" {
+            assert_ne!(worker_of(&mut client), worker);
+            let id = put(&mut client, "x", "");
+            reaches(&mut client, id, "sent");
+        }
+    }
+    until("it leaves", SOON, || {
+        !attached(&mut client, database.name())
+    });
 }
