@@ -28,15 +28,28 @@ END
 $$;
 COMMENT ON FUNCTION mail._queue(text) IS 'The queue of that name. Errors: 42704.';
 
+CREATE FUNCTION mail._need_read_committed(function text) RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION '% needs transaction isolation level read committed', function USING ERRCODE = '25001',
+            HINT = 'With an older snapshot it cannot see what others have claimed.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION mail._need_read_committed(text) IS 'Refuses to go on with an older snapshot. Errors: 25001.';
+
 CREATE FUNCTION mail._backoff(base interval, longest interval, attempt integer) RETURNS interval
     LANGUAGE sql VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     RETURN least(longest, base * power(2, least(attempt - 1, 30))) * (0.9 + 0.2 * random());
 COMMENT ON FUNCTION mail._backoff(interval, interval, integer) IS 'Pause after the given attempt (from 1): doubling, bounded, with a jitter of a tenth.';
 
 CREATE FUNCTION mail._leased(id bigint) RETURNS boolean
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-    RETURN EXISTS (SELECT FROM mail.lease l WHERE l.ids @> ARRAY[_leased.id]);
-COMMENT ON FUNCTION mail._leased(bigint) IS 'Whether the message is in flight.';
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'leased_wrapper';
+COMMENT ON FUNCTION mail._leased(bigint) IS 'Whether the message is in flight now, whatever snapshot the transaction keeps.';
+CREATE FUNCTION mail._try_bucket(bucket integer) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'try_bucket_wrapper';
+COMMENT ON FUNCTION mail._try_bucket(integer) IS 'Takes the lock on a bucket of ordering keys until the end of the transaction; false if somebody else has it.';
 
 CREATE FUNCTION mail._claimable(ids bigint[], OUT id bigint, OUT free boolean) RETURNS SETOF record
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
@@ -47,7 +60,7 @@ BEGIN
     -- a large lock table. Who does not get the lock leaves the message alone for a moment.
     WITH locked AS MATERIALIZED (SELECT p.id, p.ordering_hash FROM mail.pending p WHERE p.id = ANY (ids)),
     tried AS MATERIALIZED (
-        SELECT b.bucket, pg_try_advisory_xact_lock(1835100526, b.bucket) AS got
+        SELECT b.bucket, mail._try_bucket(b.bucket) AS got
         FROM (SELECT DISTINCT (l.ordering_hash & 1023)::integer AS bucket
               FROM locked l WHERE l.ordering_hash IS NOT NULL) b)
     SELECT array_agg(l.id) INTO mine
@@ -116,7 +129,7 @@ BEGIN
     n := p.attempts + 1;
     born := coalesce(
         (SELECT max(e.at) FROM mail.event e WHERE e.message_id = _settle.id AND e.kind = 'retried'),
-        m.send_at, m.enqueued_at);
+        greatest(m.send_at, m.enqueued_at));
     goes_on := (NOT counted OR n < q.max_attempts AND at < born + q.give_up_after) AND EXISTS (
         SELECT FROM jsonb_array_elements(results) r
         WHERE r ->> 'verdict' = 'transient' OR r ->> 'verdict' = 'uncertain' AND q.on_uncertain = 'retry');
@@ -241,8 +254,8 @@ CREATE FUNCTION mail._workers(OUT pid integer, OUT started_at timestamptz, OUT a
            (SELECT count(*) FROM mail.lease l, unnest(l.ids) AS i JOIN mail.pending p ON p.id = i WHERE l.holder = a.pid),
            mail._preloaded()
     FROM pg_locks k JOIN pg_stat_activity a ON a.pid = k.pid
-    WHERE k.locktype = 'advisory' AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-      AND k.classid = 1835100524 AND k.objid = 0 AND k.objsubid = 2 AND k.granted AND k.mode = 'ExclusiveLock';
+    WHERE k.locktype = 'userlock' AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+      AND k.classid = 1835100524 AND k.objid = 0 AND k.granted AND k.mode = 'ExclusiveLock';
 $$;
 COMMENT ON FUNCTION mail._workers() IS 'The delivery worker of this database, if it runs.';
 

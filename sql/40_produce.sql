@@ -11,7 +11,7 @@ CREATE FUNCTION mail.enqueue(
 ) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enqueue_text_wrapper';
 COMMENT ON FUNCTION mail.enqueue(text, text, text, text, text, text, text, jsonb, text, timestamptz, timestamptz, integer, text, text, text, jsonb) IS
-'Accepts a mail as part of the caller''s transaction and returns its id. recipient: one address or a comma-separated list, display names allowed; options: further fields of the JSON form. Takes no lock unless an idempotency_key or supersede_key is given: then calls with the same key wait for each other''s transaction. With an idempotency_key seen within the queue''s window the first id comes back and nothing is added. Errors: 22023 bad value (the field is named), 42704 no such queue, 54000 too large, 0A000 not supported yet.';
+'Accepts a mail as part of the caller''s transaction and returns its id. recipient: one address or a comma-separated list, display names allowed; options: further fields of the JSON form. Takes no lock unless an idempotency_key or supersede_key is given: then calls with the same key wait for each other''s transaction. With an idempotency_key seen within the queue''s window the first id comes back and nothing is added. Errors: 22023 bad value (the field is named), 42704 no such queue or template, 54000 too large, 0A000 not supported yet.';
 
 CREATE FUNCTION mail.enqueue(
     message jsonb, queue text DEFAULT 'default', send_at timestamptz DEFAULT NULL, expires_at timestamptz DEFAULT NULL,
@@ -118,22 +118,25 @@ COMMENT ON FUNCTION mail._claim_key(integer, text, bigint) IS 'Takes an idempote
 CREATE FUNCTION mail._supersede(queue_id integer, key text, by_id bigint) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    old bigint;
+    before bigint[];
+    old    bigint;
+    left_  bigint[];
 BEGIN
-    -- One at a time for each key. The next statement has a new snapshot: it sees what the one before has added.
-    PERFORM pg_advisory_xact_lock(hashtextextended(_supersede.key, _supersede.queue_id));
-    FOR old IN
-        SELECT s.message_id FROM mail.supersede s
-        WHERE s.queue_id = _supersede.queue_id AND s.key = _supersede.key
-    LOOP
+    -- One at a time for each key, by the lock on its row.
+    INSERT INTO mail.supersede AS s (queue_id, key, message_id) VALUES (_supersede.queue_id, _supersede.key, by_id)
+    ON CONFLICT ON CONSTRAINT supersede_pkey
+    DO UPDATE SET earlier = s.earlier || s.message_id, message_id = excluded.message_id
+    RETURNING s.earlier INTO before;
+    FOREACH old IN ARRAY before LOOP
         IF NOT mail._leased(old) AND mail._lock_idle(old) THEN
             PERFORM mail._drop_pending(ARRAY[old], 'cancelled', 'cancelled', 'superseded by message ' || by_id);
         END IF;
-        DELETE FROM mail.supersede s
-        WHERE s.queue_id = _supersede.queue_id AND s.key = _supersede.key AND s.message_id = old
-          AND NOT EXISTS (SELECT FROM mail.pending p WHERE p.id = old);
     END LOOP;
-    INSERT INTO mail.supersede (queue_id, key, message_id) VALUES (_supersede.queue_id, _supersede.key, by_id);
+    left_ := ARRAY(SELECT p.id FROM mail.pending p WHERE p.id = ANY (before));
+    IF left_ <> before THEN
+        UPDATE mail.supersede s SET earlier = left_
+        WHERE s.queue_id = _supersede.queue_id AND s.key = _supersede.key;
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION mail._supersede(integer, text, bigint) IS 'Cancels unsent messages with that supersede_key and notes the new one. Waits for a transaction that does the same.';
+COMMENT ON FUNCTION mail._supersede(integer, text, bigint) IS 'Cancels unsent messages with that supersede_key and notes the new one. Waits for a transaction that does the same. Errors: 40001 when an older snapshot hides what that one did.';

@@ -76,10 +76,7 @@ DECLARE
     done     boolean := false;
     waiting  boolean := false;
 BEGIN
-    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
-        RAISE EXCEPTION 'mail.claim needs transaction isolation level read committed' USING ERRCODE = '25001',
-            HINT = 'With an older snapshot it cannot see what others have claimed.';
-    END IF;
+    PERFORM mail._need_read_committed('mail.claim');
     IF claim.batch IS NULL OR claim.batch NOT BETWEEN 1 AND 10000 THEN
         RAISE EXCEPTION 'invalid batch: %', claim.batch USING ERRCODE = '22023', HINT = 'It must be from 1 to 10000.';
     END IF;

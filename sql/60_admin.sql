@@ -38,8 +38,8 @@ BEGIN
     END IF;
     INSERT INTO mail.event (message_id, queue_id, attempt, kind, text)
     VALUES (retry.id, m.queue_id, 0, 'retried', format('put back by %s', session_user));
-    INSERT INTO mail.pending (id, due_at, queue_id, rank, size, ordering_hash, ordering_seq)
-    VALUES (retry.id, clock_timestamp(), m.queue_id, -m.priority, octet_length(m.content),
+    INSERT INTO mail.pending (id, due_at, queue_id, rank, size, expires_at, ordering_hash, ordering_seq)
+    VALUES (retry.id, clock_timestamp(), m.queue_id, -m.priority, octet_length(m.content), m.expires_at,
             CASE WHEN m.ordering_key IS NOT NULL THEN hashtextextended(m.ordering_key, m.queue_id) END,
             CASE WHEN m.ordering_key IS NOT NULL THEN nextval('mail.ordering_seq') END);
     RETURN true;
@@ -67,6 +67,7 @@ DECLARE
     ids   bigint[];
     total bigint;
 BEGIN
+    PERFORM mail._need_read_committed('mail.purge');
     SELECT array_agg(s.id) INTO ids FROM (
         SELECT p.id FROM mail.pending p
         WHERE p.queue_id = q.id AND p.id NOT IN (SELECT unnest(l.ids) FROM mail.lease l)
@@ -89,7 +90,7 @@ BEGIN
     RETURN total;
 END
 $$;
-COMMENT ON FUNCTION mail.purge(text, boolean) IS 'Cancels every message of the queue that waits; returns how many. What is in flight ends by itself. With finished, the records of finished messages and dead letters are deleted too. Errors: 42704.';
+COMMENT ON FUNCTION mail.purge(text, boolean) IS 'Cancels every message of the queue that waits; returns how many. What is in flight ends by itself. With finished, the records of finished messages and dead letters are deleted too. Errors: 42704; 25001 unless in read committed.';
 
 CREATE FUNCTION mail.arm() RETURNS bigint
     LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
@@ -119,8 +120,9 @@ CREATE FUNCTION mail.wait_idle(queue text DEFAULT 'default', timeout interval DE
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     q        mail.queue := mail._queue(wait_idle.queue);
-    deadline timestamptz := clock_timestamp() + timeout;
+    deadline timestamptz := clock_timestamp() + least(timeout, '100 years');
 BEGIN
+    PERFORM mail._need_read_committed('mail.wait_idle');
     WHILE EXISTS (SELECT FROM mail.pending p WHERE p.queue_id = q.id AND (p.due_at <= clock_timestamp() OR mail._leased(p.id))) LOOP
         IF clock_timestamp() >= deadline THEN
             RETURN false;
@@ -130,7 +132,7 @@ BEGIN
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION mail.wait_idle(text, interval) IS 'Waits until nothing of the queue is due or in flight; false when the time is up first. For tests and scripts; call it outside the transaction that enqueues, and in read committed. Errors: 42704.';
+COMMENT ON FUNCTION mail.wait_idle(text, interval) IS 'Waits until nothing of the queue is due or in flight; false when the time is up first. For tests and scripts; call it outside the transaction that enqueues, and in read committed. Errors: 42704; 25001 unless in read committed.';
 
 CREATE FUNCTION mail.start_worker() RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp

@@ -18,6 +18,22 @@ CREATE FUNCTION mail._relay_down(relay_id integer, pause interval, error text) R
 $$;
 COMMENT ON FUNCTION mail._relay_down(integer, interval, text) IS 'Notes that a relay is suspended; pause NULL: until it is configured differently.';
 
+CREATE FUNCTION mail._expire(batch integer) RETURNS integer
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    late bigint[];
+BEGIN
+    late := ARRAY(SELECT p.id FROM mail.pending p
+                  WHERE p.expires_at <= clock_timestamp() AND p.id NOT IN (SELECT unnest(l.ids) FROM mail.lease l)
+                  ORDER BY p.expires_at LIMIT batch FOR UPDATE SKIP LOCKED);
+    -- A new statement, and so a new snapshot: it sees the lease of whoever held these rows' locks before.
+    RETURN mail._drop_pending(
+        ARRAY(SELECT i FROM unnest(late) AS i WHERE i NOT IN (SELECT unnest(l.ids) FROM mail.lease l)),
+        'expired', 'expired', 'expired before it could be sent');
+END
+$$;
+COMMENT ON FUNCTION mail._expire(integer) IS 'Ends messages whose time is over and which nobody has in flight, at most so many, whatever holds up their queue; returns how many.';
+
 CREATE FUNCTION mail._first_id(at timestamptz) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     RETURN greatest(0, floor(extract(epoch FROM at))::bigint - 1577836800) << 32;

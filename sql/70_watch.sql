@@ -2,7 +2,7 @@
 -- policies in 90_rights.sql, which cost nothing where a security barrier would keep ORDER BY id LIMIT 10 off the index.
 
 CREATE VIEW mail.messages AS
-SELECT m.id, q.name AS queue,
+SELECT m.id, coalesce(q.name, format('(%s)', m.queue_id)) AS queue,
        CASE WHEN p.id IS NULL THEN coalesce(f.state, 'unknown')
             WHEN p.id IN (SELECT unnest(l.ids) FROM mail.lease l) THEN 'sending'
             WHEN p.attempts > 0 THEN 'deferred'
@@ -18,7 +18,7 @@ SELECT m.id, q.name AS queue,
        m.priority, m.expires_at, m.envelope_from, m.enqueued_by,
        m.idempotency_key, m.ordering_key, m.supersede_key, p.size
 FROM mail.message m
-JOIN mail.queue q ON q.id = m.queue_id
+LEFT JOIN mail.queue q ON q.id = m.queue_id
 LEFT JOIN mail.pending p ON p.id = m.id
 LEFT JOIN LATERAL (SELECT x.code, x.status, x.text, x.kind FROM mail.event x
                    WHERE x.message_id = m.id AND x.kind <> 'retried'
@@ -27,7 +27,7 @@ LEFT JOIN LATERAL (SELECT x.state, x.attempt, x.at FROM mail.event x
                    WHERE x.message_id = m.id AND x.state IS NOT NULL AND p.id IS NULL ORDER BY x.id DESC LIMIT 1) f ON true;
 COMMENT ON VIEW mail.messages IS 'Every message with its state: queued, sending, deferred, sent, failed, uncertain, cancelled, expired or suppressed.';
 COMMENT ON COLUMN mail.messages.id IS 'As returned by mail.enqueue.';
-COMMENT ON COLUMN mail.messages.queue IS 'Name of the queue.';
+COMMENT ON COLUMN mail.messages.queue IS 'Name of the queue; its id in parentheses where it is not there, as before the end of a restore.';
 COMMENT ON COLUMN mail.messages.state IS 'queued (scheduled, if send_at is in the future), sending, deferred, sent, failed, uncertain, cancelled, expired or suppressed.';
 COMMENT ON COLUMN mail.messages.recipients IS 'Envelope recipients.';
 COMMENT ON COLUMN mail.messages.subject IS 'Subject.';
@@ -52,12 +52,12 @@ COMMENT ON COLUMN mail.messages.supersede_key IS 'As given.';
 COMMENT ON COLUMN mail.messages.size IS 'Bytes of its JSON form; NULL when finished.';
 
 CREATE VIEW mail.dead_letters AS
-SELECT d.id, q.name AS queue, d.state, m.recipients, m.subject, d.attempts, m.enqueued_at, d.at AS failed_at,
+SELECT d.id, coalesce(q.name, format('(%s)', d.queue_id)) AS queue, d.state, m.recipients, m.subject, d.attempts, m.enqueued_at, d.at AS failed_at,
        e.code AS last_code, e.status AS last_status, e.text AS last_error, m.message_id, m.tags, m.metadata,
        m.content IS NOT NULL AS retryable
 FROM mail.dead_letter d
 JOIN mail.message m ON m.id = d.id
-JOIN mail.queue q ON q.id = d.queue_id
+LEFT JOIN mail.queue q ON q.id = d.queue_id
 LEFT JOIN LATERAL (SELECT x.code, x.status, x.text FROM mail.event x
                    WHERE x.message_id = d.id ORDER BY x.at DESC, x.kind = 'sent', x.id DESC LIMIT 1) e ON true;
 COMMENT ON VIEW mail.dead_letters IS 'Messages that failed for good or whose delivery is uncertain; mail.retry(id) puts one back.';
@@ -235,6 +235,16 @@ CREATE FUNCTION mail.health(OUT severity text, OUT "check" text, OUT detail text
            'Correct the queue''s relays.'
     FROM mail.queue q, unnest(q.relays) AS n
     WHERE q.transport = 'smtp' AND NOT EXISTS (SELECT FROM mail.relay r WHERE r.enabled AND r.name = n)
+    UNION ALL
+    SELECT 'critical', 'queue', format('messages wait in a queue with the id %s, which is not there', l.queue_id),
+           'Where a dump is being restored, mail.queue comes last. Otherwise insert it with that id.'
+    FROM (WITH RECURSIVE lane AS (
+            (SELECT p.queue_id FROM mail.pending p ORDER BY p.queue_id LIMIT 1)
+            UNION ALL
+            SELECT (SELECT p.queue_id FROM mail.pending p WHERE p.queue_id > l.queue_id ORDER BY p.queue_id LIMIT 1)
+            FROM lane l WHERE l.queue_id IS NOT NULL)
+          SELECT queue_id FROM lane WHERE queue_id IS NOT NULL) l
+    WHERE l.queue_id NOT IN (SELECT q.id FROM mail.queue q)
     UNION ALL
     SELECT 'warning', 'sender', format('queue "%s" sends as %s where a message names no sender', q.name, q.default_sender),
            'Set the queue''s default_sender to an address of yours.'

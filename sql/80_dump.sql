@@ -8,8 +8,7 @@ BEGIN
         'mail.event', 'mail.event_id_seq', 'mail.dead_letter', 'mail.idempotency', 'mail.supersede', 'mail.capture', 'mail.capture_id_seq',
         'mail.ordering_seq', 'mail.id_seq']
     LOOP
-        PERFORM pg_catalog.pg_extension_config_dump(name::regclass, CASE name
-            WHEN 'mail.queue' THEN 'WHERE NOT fresh' ELSE '' END);
+        PERFORM pg_catalog.pg_extension_config_dump(name::regclass, '');
     END LOOP;
 END
 $$;

@@ -29,6 +29,11 @@ CREATE POLICY message_visible ON mail.message FOR SELECT TO mail_reader USING (
 CREATE POLICY event_visible ON mail.event FOR SELECT TO mail_reader USING (
     (SELECT pg_catalog.pg_has_role(current_user, 'mail_reader', 'MEMBER') OR pg_catalog.pg_has_role(current_user, 'mail_admin', 'MEMBER'))
     OR EXISTS (SELECT FROM mail.message m WHERE m.id = event.message_id AND m.enqueued_by = current_user));
+ALTER TABLE mail.dead_letter ENABLE ROW LEVEL SECURITY;
+CREATE POLICY dead_letter_visible ON mail.dead_letter FOR SELECT TO mail_reader USING (
+    (SELECT pg_catalog.pg_has_role(current_user, 'mail_reader', 'MEMBER') OR pg_catalog.pg_has_role(current_user, 'mail_admin', 'MEMBER'))
+    OR EXISTS (SELECT FROM mail.message m WHERE m.id = dead_letter.id AND m.enqueued_by = current_user));
+CREATE POLICY dead_letter_worker ON mail.dead_letter TO mail_worker USING (true);
 CREATE POLICY message_worker ON mail.message TO mail_worker USING (true);
 CREATE POLICY event_worker ON mail.event TO mail_worker USING (true);
 ALTER VIEW mail.messages OWNER TO mail_reader;
@@ -57,7 +62,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON mail.pending, mail.lease, mail.event, ma
 GRANT UPDATE (content), DELETE ON mail.message TO mail_worker;
 GRANT USAGE ON SEQUENCE mail.lease_seq, mail.event_id_seq, mail.capture_id_seq TO mail_worker;
 GRANT EXECUTE ON FUNCTION
-    mail._stamp(), mail._backoff(interval, interval, integer), mail._claimable(bigint[]), mail._outstanding(bigint),
+    mail._stamp(), mail._backoff(interval, interval, integer), mail._claimable(bigint[]), mail._try_bucket(integer), mail._leased(bigint), mail._expire(integer), mail._outstanding(bigint),
     mail._settle(bigint, jsonb, text, interval, interval, boolean), mail._touch_successor(integer, bigint),
     mail._drop_pending(bigint[], text, text, text), mail._drop_from_leases(bigint[], bigint[]),
     mail._interrupted(bigint[], text, text), mail._reap(integer), mail._recover(), mail._relay_down(integer, interval, text),

@@ -62,6 +62,7 @@ pub fn no_worker() -> ! {
 pub fn invalid(error: Invalid) -> ! {
     let code = match error.kind {
         InvalidKind::BadValue => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        InvalidKind::Missing => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
         InvalidKind::TooLarge => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
         InvalidKind::Unsupported => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
     };

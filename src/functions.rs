@@ -42,7 +42,7 @@ fn enqueue_text(
         error::bad_argument("recipient looks like a JSON message", Some(hint));
     }
     if let Some(template) = template {
-        error::missing(format!("template \"{template}\" does not exist"), None);
+        error::invalid(mail_message::no_template(template));
     }
     for (given, field) in [(params.is_some(), "params"), (locale.is_some(), "locale")] {
         if given {
@@ -59,7 +59,7 @@ fn enqueue_text(
         options,
     };
     let schedule = Schedule {
-        queue,
+        queue: queue_name(queue),
         send_at,
         expires_at,
         priority,
@@ -68,6 +68,14 @@ fn enqueue_text(
         supersede_key,
     };
     produce::enqueue(&Form::Simple(simple), &schedule)
+}
+
+/// A queue's name that came out as NULL is a mistake: the mail must not take the way of another queue.
+fn queue_name(queue: Option<String>) -> String {
+    queue.unwrap_or_else(|| {
+        let hint = "Leave the argument out to use the queue \"default\".";
+        error::bad_argument("queue is null", Some(hint))
+    })
 }
 
 #[pg_extern(sql = false)]
@@ -86,7 +94,7 @@ fn enqueue_json(
         error::bad_argument("message is null", None)
     };
     let schedule = Schedule {
-        queue,
+        queue: queue_name(queue),
         send_at,
         expires_at,
         priority,

@@ -15,4 +15,5 @@ mod pg;
 mod produce;
 mod queues;
 mod relays;
+mod state;
 mod worker;

@@ -8,9 +8,9 @@ use std::{
 
 use mail_message::{Context, Prepared, Simple};
 use pgrx::{
-    JsonB, PgOid, PgSqlErrorCode, Spi,
+    PgOid, PgSqlErrorCode, Spi,
     datum::{DatumWithOid, TimestampWithTimeZone},
-    pg_sys::BuiltinOid::{INT4OID, INT8OID, JSONBOID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID},
+    pg_sys::BuiltinOid::{INT4OID, INT8OID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID},
     spi::OwnedPreparedStatement,
 };
 
@@ -24,7 +24,7 @@ const MAX_PRIORITY: i32 = 1_000_000;
 
 /// The arguments that both forms of `mail.enqueue` share.
 pub struct Schedule {
-    pub queue: Option<String>,
+    pub queue: String,
     pub send_at: Option<TimestampWithTimeZone>,
     pub expires_at: Option<TimestampWithTimeZone>,
     pub priority: Option<i32>,
@@ -49,7 +49,8 @@ struct Accepted<'a> {
 }
 
 thread_local! {
-    static INSERT: RefCell<Option<OwnedPreparedStatement>> = const { RefCell::new(None) };
+    /// Without metadata and with it.
+    static INSERT: RefCell<[Option<OwnedPreparedStatement>; 2]> = const { RefCell::new([None, None]) };
 }
 
 /// Accepts one message; returns its id, or that of the message with the same idempotency key.
@@ -57,9 +58,10 @@ pub fn enqueue(form: &Form<'_>, schedule: &Schedule) -> i64 {
     if pg::in_recovery() {
         error::read_only("enqueue a message");
     }
-    let queues = queues::get();
-    let queue = queues.by_name(schedule.queue.as_deref().unwrap_or("default"));
+    let queues = queues::held();
+    let queue = queues.by_name(&schedule.queue);
     check(schedule);
+    pg::as_role(queues.owner, || queue.check_it_is_there());
     let caller = pg::current_role();
     pg::as_role(queues.owner, || {
         accept(form, schedule, &queues, queue, caller)
@@ -117,37 +119,21 @@ fn prepare(form: &Form<'_>, queue: &Queue, id: i64) -> Prepared {
         // Keyed with bits that the system drew: nobody can tell one Message-ID from another.
         nonce: RandomState::new().hash_one(id),
         max_size,
+        external: queue.external,
     };
     let prepared = match form {
         Form::Simple(simple) => mail_message::prepare_simple(simple, &context),
-        Form::Json(json) if queue.external => Ok(as_is(json)),
+        Form::Json(json) if queue.external => Ok(mail_message::prepare_external(json)),
         Form::Json(json) => mail_message::prepare_json(json, &context),
     };
     let prepared = prepared.unwrap_or_else(|e| error::invalid(e));
-    if prepared.content.len() > max_size {
-        error::too_large(format!(
-            "message is {} bytes, the limit is {max_size}",
-            prepared.content.len()
-        ));
+    let size = prepared.content.len()
+        + prepared.metadata.as_ref().map_or(0, String::len)
+        + prepared.tags.iter().map(String::len).sum::<usize>();
+    if size > max_size {
+        error::too_large(format!("message is {size} bytes, the limit is {max_size}"));
     }
     prepared
-}
-
-/// A message of an external queue: any JSON.
-fn as_is(json: &str) -> Prepared {
-    let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-    Prepared {
-        envelope_from: String::new(),
-        recipients: Vec::new(),
-        subject: value
-            .get("subject")
-            .and_then(serde_json::Value::as_str)
-            .map(str::to_owned),
-        message_id: String::new(),
-        tags: Vec::new(),
-        metadata: None,
-        content: json.to_owned(),
-    }
 }
 
 fn check(schedule: &Schedule) {
@@ -217,12 +203,6 @@ fn insert(queues: &Queues, accepted: &Accepted<'_>) {
         prepared,
         now,
     } = accepted;
-    // A value of the column's own type: a cast in the statement would cost every message without metadata.
-    let metadata = prepared
-        .metadata
-        .as_deref()
-        .and_then(|json| serde_json::from_str(json).ok())
-        .map(JsonB);
     let at = timestamp(*now);
     let due = schedule
         .send_at
@@ -245,7 +225,7 @@ fn insert(queues: &Queues, accepted: &Accepted<'_>) {
         (!prepared.tags.is_empty())
             .then(|| prepared.tags.clone())
             .into(),
-        metadata.into(),
+        prepared.metadata.as_deref().into(),
         schedule.idempotency_key.as_deref().into(),
         ordering.into(),
         schedule.supersede_key.as_deref().into(),
@@ -264,8 +244,10 @@ fn insert(queues: &Queues, accepted: &Accepted<'_>) {
     ];
     let done = Spi::connect_mut(|client| {
         INSERT.with_borrow_mut(|slot| {
+            let slot = &mut slot[usize::from(prepared.metadata.is_some())];
             if slot.is_none() {
-                *slot = Some(client.prepare_mut(INSERT_SQL, &insert_types())?.keep());
+                let sql = insert_sql(prepared.metadata.is_some());
+                *slot = Some(client.prepare_mut(sql.as_str(), &insert_types())?.keep());
             }
             match slot.as_ref() {
                 Some(statement) => client.update(statement, None, &args).map(|_| ()),
@@ -277,12 +259,24 @@ fn insert(queues: &Queues, accepted: &Accepted<'_>) {
 }
 
 /// Both rows by one statement. No name and no operator in it depends on the caller's search path.
-const INSERT_SQL: &str = "WITH accepted AS (
+///
+/// Metadata goes as text to the input function of jsonb, which keeps every number as it is. Only where there is any:
+/// the cast would cost every message without.
+fn insert_sql(metadata: bool) -> String {
+    let metadata = if metadata {
+        "CAST($13 AS pg_catalog.jsonb)"
+    } else {
+        "NULL"
+    };
+    format!(
+        "WITH accepted AS (
     INSERT INTO mail.message (id, queue_id, priority, enqueued_at, send_at, expires_at, enqueued_by, envelope_from,
         recipients, subject, message_id, tags, metadata, idempotency_key, ordering_key, supersede_key, content)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17))
-INSERT INTO mail.pending (id, due_at, queue_id, rank, size, ordering_hash, ordering_seq)
-VALUES ($1, $18, $2, $19, $20, $21, $22)";
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, {metadata}, $14, $15, $16, $17))
+INSERT INTO mail.pending (id, due_at, queue_id, rank, size, ordering_hash, ordering_seq, expires_at)
+VALUES ($1, $18, $2, $19, $20, $21, $22, $6)"
+    )
+}
 
 fn insert_types() -> Vec<PgOid> {
     [
@@ -298,7 +292,7 @@ fn insert_types() -> Vec<PgOid> {
         TEXTOID,
         TEXTOID,
         TEXTARRAYOID,
-        JSONBOID,
+        TEXTOID,
         TEXTOID,
         TEXTOID,
         TEXTOID,

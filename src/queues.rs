@@ -29,8 +29,11 @@ pub struct Queues {
     all: Vec<Queue>,
 }
 
+/// What was read, and in which transaction, if it is good for that one only.
+type Entry = (Rc<Queues>, Option<i64>);
+
 thread_local! {
-    static CACHE: RefCell<Option<Rc<Queues>>> = const { RefCell::new(None) };
+    static CACHE: RefCell<Option<Entry>> = const { RefCell::new(None) };
 }
 
 /// Forgets what was read.
@@ -40,12 +43,30 @@ pub fn forget() {
 
 /// The queues, read if need be.
 pub fn get() -> Rc<Queues> {
-    if let Some(known) = CACHE.with_borrow(Clone::clone) {
+    let now = pg::keeps_snapshot().then(pg::transaction_start);
+    let known = CACHE.with_borrow(|cache| {
+        let (queues, only_in) = cache.as_ref()?;
+        (only_in.is_none() || *only_in == now).then(|| Rc::clone(queues))
+    });
+    if let Some(known) = known {
         return known;
     }
     let read = Rc::new(read());
-    CACHE.with_borrow_mut(|cache| *cache = Some(Rc::clone(&read)));
+    // What an old snapshot shows is no longer true for the next transaction.
+    CACHE.with_borrow_mut(|cache| *cache = Some((Rc::clone(&read), now)));
     read
+}
+
+/// The queues, none of which can be deleted before this transaction has ended.
+pub fn held() -> Rc<Queues> {
+    loop {
+        let queues = get();
+        pg::lock_against_deletion(queues.table);
+        // Waiting for the lock may have brought news.
+        if Rc::ptr_eq(&queues, &get()) {
+            return queues;
+        }
+    }
 }
 
 fn read() -> Queues {
@@ -99,6 +120,21 @@ fn read_all() -> pgrx::spi::Result<Vec<Queue>> {
         }
         Ok(all)
     })
+}
+
+impl Queue {
+    /// Raises 40001 if it was deleted since this transaction's snapshot was taken.
+    pub fn check_it_is_there(&self) {
+        let query = c"SELECT FROM mail.queue q WHERE q.id OPERATOR(pg_catalog.=) $1";
+        if pg::keeps_snapshot() && !pg::holds_now(query, i64::from(self.id)) {
+            let code = PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE;
+            error::raise(
+                code,
+                format!("queue \"{}\" was deleted concurrently", self.name),
+                None,
+            );
+        }
+    }
 }
 
 impl Queues {

@@ -33,19 +33,6 @@ pub fn stamp() -> String {
     format!("{system}:{}", database.to_u32())
 }
 
-/// Keeps an extension from being dropped until the end of this transaction; waits for a DROP EXTENSION that is under way.
-pub fn lock_extension(extension: u32) {
-    // SAFETY: takes a lock of this transaction on an object that need not exist.
-    unsafe {
-        pg_sys::LockDatabaseObject(
-            pg_sys::ExtensionRelationId,
-            pg_sys::Oid::from(extension),
-            0,
-            pg_sys::AccessShareLock.cast_signed(),
-        );
-    }
-}
-
 /// The current database.
 pub fn database() -> pg_sys::Oid {
     // SAFETY: a plain variable of this process.
@@ -138,17 +125,16 @@ pub fn hash_text(text: &str, seed: i64) -> i64 {
     .unwrap_or_default()
 }
 
-/// Takes the lock that makes this process the database's only worker, for the life of the session.
-pub fn try_worker_lock() -> bool {
-    let key = Some(pg_sys::Datum::from(super::wake::WORKER_LOCK));
-    // SAFETY: pg_try_advisory_lock_int4 takes two integers and returns a boolean.
-    unsafe {
-        pgrx::direct_function_call::<bool>(
-            pg_sys::pg_try_advisory_lock_int4,
-            &[key, Some(pg_sys::Datum::from(0))],
-        )
-    }
-    .unwrap_or(false)
+/// Whether this transaction keeps one snapshot: repeatable read and serializable.
+pub fn keeps_snapshot() -> bool {
+    // SAFETY: a plain variable of this process.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ.cast_signed() }
+}
+
+/// When this transaction began; tells one from another.
+pub fn transaction_start() -> i64 {
+    // SAFETY: reads the state of the current transaction.
+    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
 }
 
 /// Sends a notification when the transaction commits.

@@ -8,6 +8,8 @@ pub mod doorbell;
 mod hook;
 mod init;
 mod inval;
+mod latest;
+mod locks;
 mod shmem;
 mod signals;
 mod transaction;
@@ -17,6 +19,8 @@ mod wake;
 pub use calls::*;
 pub use database::databases;
 pub use inval::{accept, configuration_changed, set_configuration_changed, watch};
+pub use latest::holds_now;
+pub use locks::{lock_against_deletion, lock_extension, try_bucket_lock, try_worker_lock};
 pub use shmem::{CONFIGURATION, LaneMark, SlotHandle, Status, TIMER, launcher};
 pub use signals::{
     Patience, install as install_signal_handlers, reload_requested, stop_requested,

@@ -8,11 +8,10 @@ use std::{
 
 use pgrx::{Spi, pg_guard, pg_sys};
 
-use super::shmem::{self, CONFIGURATION, LaneMark, SWEEP, SlotHandle, TIMER, launcher};
-
-/// First key of the advisory locks: held by a worker (`'mail'` in ASCII), and by backends that wait.
-pub const WORKER_LOCK: u32 = 1_835_100_524;
-const WAITER_LOCK: u32 = WORKER_LOCK + 1;
+use super::{
+    locks::{Lock, WORKER},
+    shmem::{self, CONFIGURATION, LaneMark, SWEEP, SlotHandle, TIMER, launcher},
+};
 
 thread_local! {
     static MARKS: RefCell<Vec<LaneMark>> = const { RefCell::new(Vec::new()) };
@@ -103,10 +102,9 @@ fn look_up_worker() {
     }
     let query = format!(
         "SELECT k.pid FROM pg_catalog.pg_locks k \
-         WHERE k.locktype OPERATOR(pg_catalog.=) 'advisory' AND k.granted \
-         AND k.classid::pg_catalog.int8 OPERATOR(pg_catalog.=) {WORKER_LOCK}::pg_catalog.int8 \
+         WHERE k.locktype OPERATOR(pg_catalog.=) 'userlock' AND k.granted \
+         AND k.classid::pg_catalog.int8 OPERATOR(pg_catalog.=) {WORKER}::pg_catalog.int8 \
          AND k.objid::pg_catalog.int8 OPERATOR(pg_catalog.=) 0::pg_catalog.int8 \
-         AND k.objsubid OPERATOR(pg_catalog.=) 2::pg_catalog.int2 \
          AND k.database::pg_catalog.int8 OPERATOR(pg_catalog.=) {}::pg_catalog.int8",
         super::database().to_u32()
     );
@@ -237,21 +235,9 @@ unsafe extern "C-unwind" {
     fn ProcNumberGetProc(number: core::ffi::c_int) -> *mut pg_sys::PGPROC;
 }
 
-fn waiter_tag(queue: i32) -> pg_sys::LOCKTAG {
-    pg_sys::LOCKTAG {
-        // SAFETY: a plain variable of this process.
-        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
-        locktag_field2: WAITER_LOCK,
-        locktag_field3: queue.cast_unsigned(),
-        locktag_field4: 2,
-        locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
-        locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
-    }
-}
-
-/// Sets the latch of every backend that waits for the queue: they hold a shared advisory lock.
+/// Sets the latch of every backend that waits for the queue: they hold a shared lock.
 fn wake_waiters(queue: i32) {
-    let tag = waiter_tag(queue);
+    let tag = Lock::Waiter(queue).tag();
     let mut count = 0;
     // SAFETY: the tag lives across the call; the result is an array of `count` entries that ends with an invalid one;
     // a PGPROC lives as long as the server, and waking one for nothing does no harm.
@@ -285,7 +271,7 @@ fn count_waiter(waiting: bool) {
 
 /// From now on commits that touch the queue wake this backend.
 pub fn await_begin(queue: i32) {
-    let tag = waiter_tag(queue);
+    let tag = Lock::Waiter(queue).tag();
     // SAFETY: the tag lives across the call; a transaction-level lock ends with the transaction at the latest.
     unsafe { pg_sys::LockAcquire(&raw const tag, pg_sys::ShareLock as i32, false, false) };
     count_waiter(true);
@@ -293,7 +279,7 @@ pub fn await_begin(queue: i32) {
 
 /// Ends what [`await_begin`] began.
 pub fn await_end(queue: i32) {
-    let tag = waiter_tag(queue);
+    let tag = Lock::Waiter(queue).tag();
     // SAFETY: as above.
     unsafe { pg_sys::LockRelease(&raw const tag, pg_sys::ShareLock as i32, false) };
     count_waiter(false);

@@ -31,6 +31,7 @@ const SECOND: i64 = 1_000_000;
 const FIRST_RETAIN: i64 = 60 * SECOND;
 const RETAIN_EVERY: i64 = 600 * SECOND;
 const RETAIN_BATCH: i32 = 2000;
+const EXPIRE_BATCH: i32 = 1000;
 
 struct Inbox(Arc<Mutex<Vec<Report>>>);
 
@@ -250,7 +251,7 @@ impl Worker {
             self.settle_and_claim()?;
         }
         self.look_ahead()?;
-        self.let_go()?;
+        self.let_go();
         Ok(true)
     }
 
@@ -316,7 +317,7 @@ impl Worker {
         }
     }
 
-    /// Starts every lane again from its beginning, and ends leases that are over; false when the extension is gone.
+    /// Starts every lane again from its beginning, and ends leases and messages that are over; false when the extension is gone.
     fn sweep(&mut self) -> Result<bool, Failure> {
         let started = Instant::now();
         let present = self.transaction(|| {
@@ -328,6 +329,7 @@ impl Worker {
         let Some(present) = present else {
             return Ok(false);
         };
+        while self.transaction(|| store::end_expired(EXPIRE_BATCH))? == EXPIRE_BATCH {}
         self.lanes.restart(&present, START.due);
         self.sweeping = Some(started);
         self.next_sweep = pg::now() + i64::from(guc::SWEEP_INTERVAL.get()) * 1000;
@@ -373,15 +375,20 @@ impl Worker {
     }
 
     /// Lets go of what need not be kept any longer, a bounded piece at a time.
-    fn let_go(&mut self) -> Result<(), Failure> {
+    fn let_go(&mut self) {
         let now = pg::now();
         if now < self.next_retain {
-            return Ok(());
+            return;
         }
-        let last = self.transaction(|| store::retain(self.retained, RETAIN_BATCH))?;
+        let last = self
+            .transaction(|| store::retain(self.retained, RETAIN_BATCH))
+            .unwrap_or_else(|failure| {
+                // Nothing is lost by keeping things longer: deliveries do not wait for it.
+                pgrx::warning!("pgmq_mail worker could not let go of old messages: {failure}");
+                None
+            });
         self.retained = last.unwrap_or(0);
         self.next_retain = now + if last.is_some() { SECOND } else { RETAIN_EVERY };
-        Ok(())
     }
 
     /// Milliseconds until there is something to do without being woken.

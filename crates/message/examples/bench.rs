@@ -30,6 +30,7 @@ fn main() {
         id: 7_234_567_890_123,
         nonce: 0x1234_5678_9abc_def0,
         max_size: 10_000_000,
+        external: false,
     };
     let simple = |text, html| Simple {
         recipient: "someone@example.net",

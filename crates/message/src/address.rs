@@ -4,7 +4,7 @@
 //! Domains are stored in their ASCII form (RFC 5890), so that they need no SMTPUTF8.
 //!
 //! Canonical form: `user@domain`, `Name <user@domain>` or `"Na\"me" <user@domain>`; no address holds
-//! `<`, `>`, white space or a control character.
+//! `<`, `>` or a control character, nor white space but for spaces in a quoted local part.
 
 use std::{borrow::Cow, net::Ipv4Addr, net::Ipv6Addr};
 
@@ -13,6 +13,7 @@ use idna::AsciiDenyList;
 use crate::{
     check::has_control,
     error::{Invalid, quoted},
+    local_part::{self, is_atext, push_quoted},
 };
 
 /// RFC 5321 §4.5.3.1.3: 256 octets with the angle brackets.
@@ -46,14 +47,7 @@ impl<'a> Mailbox<'a> {
         if is_plain_name(name) {
             out.push_str(name);
         } else {
-            out.push('"');
-            for c in name.chars() {
-                if matches!(c, '"' | '\\') {
-                    out.push('\\');
-                }
-                out.push(c);
-            }
-            out.push('"');
+            push_quoted(&mut out, name);
         }
         out.push_str(" <");
         out.push_str(&self.address);
@@ -74,9 +68,10 @@ impl<'a> Mailbox<'a> {
             None => (None, text),
         };
         let (local, domain) = split(address)?;
-        if local.is_empty() || domain.is_empty() || address.contains(['<', '>', ' ', '\t']) {
+        if domain.is_empty() || domain.contains(['<', '>', ' ', '\t', '"']) {
             return None;
         }
+        local_part::canonical(local)?;
         Some(Self {
             name,
             address: Cow::Borrowed(address),
@@ -114,32 +109,6 @@ fn is_plain_name(name: &str) -> bool {
         && name
             .bytes()
             .all(|b| is_atext(b) || matches!(b, b' ' | b'.') || !b.is_ascii())
-}
-
-/// RFC 5322 §3.2.3.
-const fn is_atext(b: u8) -> bool {
-    b.is_ascii_alphanumeric()
-        || matches!(
-            b,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'/'
-                | b'='
-                | b'?'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'{'
-                | b'|'
-                | b'}'
-                | b'~'
-        )
 }
 
 /// Appends the mailboxes of a comma-separated list. Empty elements are skipped (RFC 5322 §4.4), an
@@ -231,7 +200,8 @@ fn parse_name<'a>(field: &str, name: &'a str) -> Result<Option<Cow<'a, str>>, In
     Ok((!parsed.is_empty()).then_some(parsed))
 }
 
-/// Checks an addr-spec (RFC 5321 §4.1.2, RFC 6531 §3.3) and brings its domain into ASCII.
+/// Checks an addr-spec (RFC 5321 §4.1.2, RFC 6531 §3.3), takes needless quotes off its local part and brings its
+/// domain into ASCII.
 pub(crate) fn parse_address<'a>(field: &str, text: &'a str) -> Result<Cow<'a, str>, Invalid> {
     let Some((local, domain)) = split(text) else {
         return Err(refuse(field, text, "has no domain"));
@@ -239,22 +209,24 @@ pub(crate) fn parse_address<'a>(field: &str, text: &'a str) -> Result<Cow<'a, st
     if local.is_empty() {
         return Err(refuse(field, text, "has nothing before the \"@\""));
     }
+    let Some(local) = local_part::canonical(local) else {
+        return Err(refuse(field, text, "is not valid before the \"@\""));
+    };
     if local.len() > MAX_LOCAL_PART {
         let problem = format!("has more than {MAX_LOCAL_PART} bytes before the \"@\"");
         return Err(refuse(field, text, &problem));
     }
-    if !is_dot_atom(local) && !is_other_local_part(local) {
-        return Err(refuse(field, text, "is not valid before the \"@\""));
-    }
-    let address = if is_host_name(domain) || is_literal(domain) {
-        Cow::Borrowed(text)
+    let domain = if is_host_name(domain) || is_literal(domain) {
+        Cow::Borrowed(domain)
     } else {
         match idna::domain_to_ascii_cow(domain.as_bytes(), AsciiDenyList::URL) {
-            Ok(ascii) if !domain.is_ascii() && is_host_name(&ascii) => {
-                Cow::Owned(format!("{local}@{ascii}"))
-            }
+            Ok(ascii) if !domain.is_ascii() && is_host_name(&ascii) => ascii,
             _ => return Err(refuse(field, text, "does not have a valid domain")),
         }
+    };
+    let address = match (&local, &domain) {
+        (Cow::Borrowed(_), Cow::Borrowed(_)) => Cow::Borrowed(text),
+        _ => Cow::Owned(format!("{local}@{domain}")),
     };
     if address.len() > MAX_ADDRESS {
         let problem = format!("is longer than {MAX_ADDRESS} bytes");
@@ -268,30 +240,6 @@ fn refuse(field: &str, text: &str, problem: &str) -> Invalid {
         field,
         format!("invalid address in \"{field}\": {} {problem}", quoted(text)),
     )
-}
-
-fn is_dot_atom(local: &str) -> bool {
-    let mut after_dot = true;
-    for b in local.bytes() {
-        if b == b'.' {
-            if after_dot {
-                return false;
-            }
-            after_dot = true;
-        } else if is_atext(b) {
-            after_dot = false;
-        } else {
-            return false;
-        }
-    }
-    !after_dot
-}
-
-/// Quoted and international local parts. Spaces and angle brackets are refused even where a quoted
-/// string may hold them: no mailbox has them, and readers of addresses trip over them.
-fn is_other_local_part(local: &str) -> bool {
-    !local.contains(|c: char| matches!(c, '<' | '>') || c.is_whitespace())
-        && lettre::Address::new(local, "example.org").is_ok()
 }
 
 /// RFC 5321 `Domain`: letters, digits and hyphens, the last label not a number.

@@ -1,7 +1,7 @@
 //! The canonical content: what is stored for a message, shown to external consumers and composed.
 //!
-//! The same field names as the JSON form; `from`, `to` and `message_id` always, of the rest only what
-//! is not empty. Strings are borrowed from the JSON where they hold no escapes.
+//! The same field names as the JSON form; `from`, `to` and `message_id` always (without a sender, as only an
+//! external queue has it, neither `from` nor a `message_id` made from it), of the rest only what is not empty. Strings are borrowed from the JSON where they hold no escapes.
 
 use std::{borrow::Cow, fmt, ops::Deref};
 
@@ -109,7 +109,8 @@ impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Members<'a, V> {
 /// The canonical content. An empty string or list means that the field is absent.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Content<'a> {
-    #[serde(borrow)]
+    // Not to be composed without: no `default` for reading.
+    #[serde(borrow, skip_serializing_if = "is_empty")]
     pub from: Text<'a>,
     #[serde(borrow, default, skip_serializing_if = "is_empty")]
     pub sender: Text<'a>,
@@ -126,7 +127,7 @@ pub(crate) struct Content<'a> {
     pub return_path: Option<Text<'a>>,
     #[serde(borrow, default, skip_serializing_if = "is_empty")]
     pub subject: Text<'a>,
-    #[serde(borrow)]
+    #[serde(borrow, skip_serializing_if = "is_empty")]
     pub message_id: Text<'a>,
     #[serde(borrow, default, skip_serializing_if = "is_empty")]
     pub in_reply_to: Text<'a>,

@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 pub enum InvalidKind {
     /// A field has a value that it cannot have (22023).
     BadValue,
+    /// It names something that does not exist (42704).
+    Missing,
     /// The message is larger than the limit (54000).
     TooLarge,
     /// The field is known, but not supported yet (0A000).
@@ -41,6 +43,15 @@ impl Invalid {
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    pub(crate) fn no_template(name: &str) -> Self {
+        Self {
+            kind: InvalidKind::Missing,
+            field: "template".to_owned(),
+            message: format!("template {} does not exist", quoted(name)),
+            hint: None,
+        }
     }
 
     pub(crate) fn control_character(field: &str) -> Self {

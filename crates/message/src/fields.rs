@@ -114,6 +114,11 @@ impl<'a> Draft<'a> {
                 Invalid::bad(whole, format!("\"{whole}\" is not valid JSON: {error}"))
             }
         })?;
+        // Before the fields that only go with a template, in whichever order they come.
+        let template = members.0.iter().find(|(name, _)| &**name == "template");
+        if let Some((_, value)) = template.filter(|(_, value)| value.get() != "null") {
+            return Err(Invalid::no_template(&string("template", value)?));
+        }
         let mut seen = Vec::with_capacity(KNOWN.len());
         for (name, value) in members.0 {
             let null = value.get() == "null";
@@ -172,6 +177,15 @@ impl<'a> Draft<'a> {
         }
         Ok(())
     }
+}
+
+/// The subject of a message that nothing else is known of.
+pub(crate) fn subject_of(json: &str) -> Option<String> {
+    let members: Members<'_, &RawValue> = serde_json::from_str(json).ok()?;
+    let (_, subject) = members.0.iter().find(|(name, _)| &**name == "subject")?;
+    string("subject", subject)
+        .ok()
+        .map(|text| text.0.into_owned())
 }
 
 fn given_twice(field: &'static str, form: Form) -> Invalid {

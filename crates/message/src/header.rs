@@ -84,16 +84,27 @@ fn one_mailbox(writer: &mut EmailWriter<'_>, mailbox: &Mailbox<'_>, last: bool) 
         }
         quoted_string::encode(name, writer)?;
         writer.space();
-        let address = format!("<{}>{comma}", mailbox.address);
-        writer.folding().write_str(&address)?;
+        address(writer, &format!("<{}>{comma}", mailbox.address))?;
     } else if last {
-        writer.folding().write_str(&mailbox.address)?;
+        address(writer, &mailbox.address)?;
     } else {
-        let address = format!("{},", mailbox.address);
-        writer.folding().write_str(&address)?;
+        address(writer, &format!("{},", mailbox.address))?;
     }
     if !last {
         writer.space();
     }
     Ok(())
+}
+
+/// Writes an address in one piece: the encoder would also fold at a space within a quoted local part, and not
+/// every reader takes such a fold out again.
+fn address(writer: &mut EmailWriter<'_>, text: &str) -> fmt::Result {
+    if !text.contains(' ') {
+        return writer.folding().write_str(text);
+    }
+    // After the header's name there is no space yet, hence no place for a fold.
+    if writer.projected_line_len() + text.len() > LINE && writer.line_len() > 10 {
+        writer.new_line()?;
+    }
+    writer.write_str(text)
 }

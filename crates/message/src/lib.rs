@@ -20,13 +20,20 @@ mod content;
 mod error;
 mod fields;
 mod header;
+mod local_part;
 mod prepare;
 
 pub use compose::compose;
 pub use error::{ComposeError, Invalid, InvalidKind};
-pub use prepare::{Context, Prepared, Simple, prepare_json, prepare_simple};
+pub use prepare::{Context, Prepared, Simple, prepare_external, prepare_json, prepare_simple};
 
 /// Checks that `address` is one mailbox without a display name, as an envelope sender is (RFC 5321 §4.1.2).
 pub fn check_address(address: &str, field: &str) -> Result<(), Invalid> {
+    check::header_text(field, address)?;
     address::parse_one(field, address).map(|_| ())
+}
+
+/// The refusal of a template: this version has none, so none of that name.
+pub fn no_template(name: &str) -> Invalid {
+    Invalid::no_template(name)
 }

@@ -7,7 +7,7 @@ use crate::{
     check,
     content::{Content, Members, Text},
     error::{Invalid, InvalidKind, quoted},
-    fields::{Draft, Form},
+    fields::{self, Draft, Form},
 };
 
 /// The longest tag, in bytes.
@@ -24,11 +24,11 @@ pub struct Prepared {
     pub recipients: Vec<String>,
     /// The subject as given.
     pub subject: Option<String>,
-    /// The `Message-ID` with its angle brackets.
+    /// The `Message-ID` with its angle brackets; empty if none is known.
     pub message_id: String,
     /// The caller's tags, each once.
     pub tags: Vec<String>,
-    /// The caller's metadata: the text of a JSON object.
+    /// The caller's metadata: the text of a JSON object, as given, however large its numbers or deep its nesting.
     pub metadata: Option<String>,
     /// Canonical JSON, for [`crate::compose`].
     pub content: String,
@@ -45,8 +45,10 @@ pub struct Context<'a> {
     pub id: i64,
     /// Randomness for the `Message-ID`.
     pub nonce: u64,
-    /// The largest message in bytes: bodies, headers and addresses before any encoding.
+    /// The largest message in bytes: all fields before any encoding.
     pub max_size: usize,
+    /// The message is for a consumer that is not ours, which may need no sender.
+    pub external: bool,
 }
 
 /// The text form of `mail.enqueue`.
@@ -95,6 +97,19 @@ pub fn prepare_json(json: &str, context: &Context<'_>) -> Result<Prepared, Inval
     prepare(&draft, Form::Json, context)
 }
 
+/// Takes a message given as JSON for an external queue: whatever it says, as it is.
+pub fn prepare_external(json: &str) -> Prepared {
+    Prepared {
+        envelope_from: String::new(),
+        recipients: Vec::new(),
+        subject: fields::subject_of(json),
+        message_id: String::new(),
+        tags: Vec::new(),
+        metadata: None,
+        content: json.to_owned(),
+    }
+}
+
 fn prepare(draft: &Draft<'_>, form: Form, context: &Context<'_>) -> Result<Prepared, Invalid> {
     check_size(draft, context.max_size)?;
     check_texts(draft, form)?;
@@ -113,13 +128,15 @@ fn prepare(draft: &Draft<'_>, form: Form, context: &Context<'_>) -> Result<Prepa
         return Err(Invalid::bad(label, "message has no recipient")
             .with_hint("Give at least one address in \"to\", \"cc\" or \"bcc\"."));
     }
-    let envelope_from = envelope_from(draft, sender.as_ref().unwrap_or(&from), context)?;
-    let message_id = match &draft.message_id {
-        Some(text) => check::message_id("message_id", text)?,
-        None => Cow::Owned(new_message_id(context, from.domain())),
+    let envelope_from = envelope_from(draft, sender.as_ref().or(from.as_ref()), context)?;
+    let message_id = match (&draft.message_id, &from) {
+        (Some(text), _) => check::message_id("message_id", text)?,
+        (None, Some(from)) => Cow::Owned(new_message_id(context, from.domain())),
+        // Without a domain of ours there is none to make it unique in; whoever sends the mail makes one.
+        (None, None) => Cow::Borrowed(""),
     };
     let record = Content {
-        from: from.into_canonical().into(),
+        from: from.map_or_else(Text::default, |from| from.into_canonical().into()),
         sender: sender.map_or_else(Text::default, |sender| sender.into_canonical().into()),
         to: canonical(to),
         cc: canonical(cc),
@@ -155,20 +172,29 @@ fn borrowed<'a>(text: Option<&'a Text<'_>>) -> Text<'a> {
 }
 
 fn check_size(draft: &Draft<'_>, max_size: usize) -> Result<(), Invalid> {
-    let one = |text: &Option<Text<'_>>| text.as_ref().map_or(0, |text| text.len());
-    let all = |list: &[Text<'_>]| list.iter().map(|text| text.len()).sum::<usize>();
+    let texts = [
+        &draft.from,
+        &draft.sender,
+        &draft.return_path,
+        &draft.subject,
+        &draft.text,
+        &draft.html,
+        &draft.message_id,
+    ];
+    let lists = [
+        &draft.to,
+        &draft.cc,
+        &draft.bcc,
+        &draft.reply_to,
+        &draft.in_reply_to,
+        &draft.references,
+        &draft.tags,
+    ];
     let headers = draft.headers.0.iter();
-    let size = one(&draft.from)
-        + one(&draft.sender)
-        + one(&draft.subject)
-        + one(&draft.text)
-        + one(&draft.html)
-        + all(&draft.to)
-        + all(&draft.cc)
-        + all(&draft.bcc)
-        + all(&draft.reply_to)
-        + all(&draft.references)
-        + headers.map(|(k, v)| k.len() + v.len()).sum::<usize>();
+    let size = texts.into_iter().flatten().map(|t| t.len()).sum::<usize>()
+        + lists.into_iter().flatten().map(|t| t.len()).sum::<usize>()
+        + headers.map(|(k, v)| k.len() + v.len()).sum::<usize>()
+        + draft.metadata.map_or(0, |raw| raw.get().len());
     if size <= max_size {
         return Ok(());
     }
@@ -197,17 +223,19 @@ fn check_texts(draft: &Draft<'_>, form: Form) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// The sender given or the queue's; `None` only where none is needed.
 fn from<'a>(
     draft: &'a Draft<'_>,
     form: Form,
     context: &Context<'a>,
-) -> Result<Mailbox<'a>, Invalid> {
+) -> Result<Option<Mailbox<'a>>, Invalid> {
     let label = form.label("from");
     if let Some(text) = &draft.from {
-        return single(label, text);
+        return single(label, text).map(Some);
     }
     match context.default_sender {
-        Some(text) => single("default_sender", text),
+        Some(text) => single("default_sender", text).map(Some),
+        None if context.external => Ok(None),
         None => Err(
             Invalid::bad(label, format!("\"{label}\" is missing")).with_hint(format!(
                 "Give \"{label}\", or set the queue's default_sender."
@@ -244,14 +272,14 @@ fn canonical(mailboxes: Vec<Mailbox<'_>>) -> Vec<Text<'_>> {
         .collect()
 }
 
-/// The message's own return path, else the queue's, else the address of `Sender` or `From`.
+/// The message's own return path, else the queue's, else the address of `Sender` or `From`, else the null sender.
 fn envelope_from(
     draft: &Draft<'_>,
-    author: &Mailbox<'_>,
+    author: Option<&Mailbox<'_>>,
     context: &Context<'_>,
 ) -> Result<String, Invalid> {
     let Some(text) = draft.return_path.as_deref().or(context.return_path) else {
-        return Ok(author.address.to_string());
+        return Ok(author.map_or_else(String::new, |author| author.address.to_string()));
     };
     check::header_text("return_path", text)?;
     let trimmed = text.trim();
@@ -332,6 +360,7 @@ fn headers<'a>(draft: &'a Draft<'_>) -> Result<Members<'a, Text<'a>>, Invalid> {
 }
 
 fn tags(draft: &Draft<'_>) -> Result<Vec<String>, Invalid> {
+    let mut seen = std::collections::HashSet::new();
     let mut out: Vec<String> = Vec::with_capacity(draft.tags.len());
     for tag in &draft.tags {
         check::header_text("tags", tag)?;
@@ -339,7 +368,7 @@ fn tags(draft: &Draft<'_>) -> Result<Vec<String>, Invalid> {
             0 => "is empty".to_owned(),
             length if length > MAX_TAG => format!("is longer than {MAX_TAG} bytes"),
             _ => {
-                if !out.iter().any(|known| **known == **tag) {
+                if seen.insert(&**tag) {
                     out.push((**tag).to_owned());
                 }
                 continue;

@@ -138,6 +138,32 @@ fn long_lists_and_long_words_are_folded() {
 }
 
 #[test]
+fn a_quoted_local_part_stays_in_one_piece() {
+    let address = |i: usize| format!("\"a{i}{}\\\"b , c\"@example.org", " ".repeat(i));
+    let list: Vec<String> = (0..40)
+        .map(|i| match i % 2 {
+            0 => address(i),
+            _ => format!("Person {i} <{}>", address(i)),
+        })
+        .collect();
+    let prepared = json(&j!({ "to": list, "from": "\"me too\"@example.com" })).unwrap();
+    let text = composed(&prepared);
+    assert!(
+        text.contains("\r\nFrom: \"me too\"@example.com\r\n"),
+        "{text}"
+    );
+    for i in 0..40 {
+        assert!(text.contains(&address(i)), "{i}:\n{text}");
+    }
+    assert_eq!(
+        prepared.recipients,
+        (0..40).map(address).collect::<Vec<_>>()
+    );
+    assert_eq!(pairs(parsed(&prepared).to()).len(), 40);
+    assert!(text.lines().all(|line| line.len() <= 78), "{text}");
+}
+
+#[test]
 fn an_ascii_subject_that_looks_encoded_stays_what_it_is() {
     let subject = "=?utf-8?q?not_me?= really";
     let prepared = simple(&Simple {
@@ -289,6 +315,33 @@ proptest! {
                 prop_assert!(!error.message.contains(|c: char| c.is_control()), "{:?}", error);
                 prop_assert!(error.message.chars().count() < 300);
             }
+        }
+    }
+
+    #[test]
+    fn whatever_is_quoted_before_the_at_reaches_envelope_and_header_safely(
+        local in "(\\PC|[a-z .,@\\\\\"<>]{0,4}|\r|\n|\t|\0){0,12}",
+        name in "[A-Z][a-z]{1,5}( [a-z]{1,5})?",
+        bare in any::<bool>(),
+    ) {
+        let escaped = local.replace('\\', "\\\\").replace('"', "\\\"");
+        let address = format!("\"{escaped}\"@example.org");
+        let given = if bare { address } else { format!("{name} <{address}>") };
+        match json(&j!({"to": given, "from": given})) {
+            Ok(prepared) => {
+                prop_assert_eq!(prepared.recipients.len(), 1);
+                let stored = &prepared.recipients[0];
+                prop_assert!(!stored.contains(|c: char| c.is_control() || matches!(c, '<' | '>')));
+                let inner = stored.strip_suffix("@example.org").unwrap();
+                prop_assert!(inner == local || inner == format!("\"{escaped}\""), "{}", inner);
+                prop_assert_eq!(&prepared.envelope_from, stored);
+                let text = composed(&prepared);
+                prop_assert!(text.contains(stored.as_str()), "{}", text);
+                prop_assert_eq!(pairs(parsed(&prepared).to()).len(), 1);
+                let again = prepare_json(&prepared.content, &QUEUE).unwrap();
+                prop_assert_eq!(&again.content, &prepared.content);
+            }
+            Err(error) => prop_assert!(!error.message.contains(|c: char| c.is_control())),
         }
     }
 

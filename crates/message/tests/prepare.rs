@@ -3,7 +3,7 @@
 mod common;
 
 use common::{QUEUE, json, simple, to};
-use mail_message::{Context, Simple, prepare_json};
+use mail_message::{Context, Simple, prepare_external, prepare_json};
 use serde_json::json as j;
 
 #[test]
@@ -91,6 +91,17 @@ fn recipients_are_parsed_converted_and_deduplicated() {
         ("a@[IPv6:2001:db8::1]", &["a@[IPv6:2001:db8::1]"]),
         ("ä@example.org", &["ä@example.org"]),
         ("\"a@b\"@example.org", &["\"a@b\"@example.org"]),
+        ("\"a b\"@example.org", &["\"a b\"@example.org"]),
+        ("A B <\"a b\"@example.org>", &["\"a b\"@example.org"]),
+        (
+            "\"x, y\"@example.org, \"D, A\" <\"p, q\"@example.org>",
+            &["\"x, y\"@example.org", "\"p, q\"@example.org"],
+        ),
+        (
+            "abc@example.org, \"abc\"@example.org, \"a\\bc\"@EXAMPLE.org",
+            &["abc@example.org"],
+        ),
+        ("\"a b\"@müller.example", &["\"a b\"@xn--mller-kva.example"]),
         ("a+tag=x@sub.example.org", &["a+tag=x@sub.example.org"]),
     ];
     for (given, expected) in table {
@@ -145,5 +156,98 @@ fn the_reverse_path_is_the_messages_the_queues_or_the_senders() {
     for (message, context, expected) in table {
         let prepared = prepare_json(&message.to_string(), &context).unwrap();
         assert_eq!(prepared.envelope_from, expected, "{message}");
+    }
+}
+
+#[test]
+fn metadata_stays_as_it_was_written() {
+    let deep = format!("{}1{}", "[".repeat(1000), "]".repeat(1000));
+    let metadata = [
+        r#"{"n": 123456789012345678901234567890, "d": 0.10, "i": 9007199254740993.5}"#.to_owned(),
+        r#"{"e": 1e400}"#.to_owned(),
+        format!(r#"{{"deep": {deep}}}"#),
+    ];
+    for metadata in metadata {
+        let mail = format!(r#"{{"to": "a@example.org", "metadata": {metadata}}}"#);
+        let prepared = prepare_json(&mail, &QUEUE).unwrap();
+        assert_eq!(prepared.metadata.as_deref(), Some(metadata.as_str()));
+    }
+}
+
+#[test]
+fn many_tags_are_told_apart_at_once() {
+    let tags: Vec<String> = (0..100_000).map(|i| format!("t{}", i % 50_000)).collect();
+    let prepared = json(&j!({"to": "a@example.org", "tags": tags})).unwrap();
+    assert_eq!(prepared.tags, tags[..50_000]);
+}
+
+#[test]
+fn a_mail_for_an_external_consumer_needs_no_sender() {
+    let queue = Context {
+        default_sender: None,
+        external: true,
+        ..QUEUE
+    };
+    let given = Simple {
+        subject: Some("hi"),
+        ..to("a@example.org")
+    };
+    let prepared = mail_message::prepare_simple(&given, &queue).unwrap();
+    assert_eq!(
+        prepared.content,
+        r#"{"to":["a@example.org"],"subject":"hi"}"#
+    );
+    assert_eq!(prepared.recipients, ["a@example.org"]);
+    assert_eq!(
+        (
+            prepared.envelope_from.as_str(),
+            prepared.message_id.as_str()
+        ),
+        ("", "")
+    );
+    assert!(
+        mail_message::compose(&prepared.content, common::DATE).is_err(),
+        "not one of ours to send"
+    );
+
+    let options = r#"{"message_id": "x@y", "return_path": "r@example.com"}"#;
+    let given = Simple {
+        options: Some(options),
+        ..given
+    };
+    let prepared = mail_message::prepare_simple(&given, &queue).unwrap();
+    assert_eq!(
+        (
+            prepared.envelope_from.as_str(),
+            prepared.message_id.as_str()
+        ),
+        ("r@example.com", "<x@y>")
+    );
+    let given = Simple {
+        sender: Some("me@example.com"),
+        ..to("a@example.org")
+    };
+    let prepared = mail_message::prepare_simple(&given, &queue).unwrap();
+    assert!(prepared.content.starts_with(r#"{"from":"me@example.com","#));
+    assert_eq!(prepared.message_id, "<100.abc@example.com>");
+}
+
+#[test]
+fn json_for_an_external_consumer_stays_as_it_is() {
+    let deep = format!(
+        r#"{{"subject": "s\"", "x": {}{}}}"#,
+        "[".repeat(1000),
+        "]".repeat(1000)
+    );
+    let table = [
+        (deep.as_str(), Some("s\"")),
+        (r#"{"subject": 7, "n": 1e400}"#, None),
+        ("[1]", None),
+        ("null", None),
+    ];
+    for (json, subject) in table {
+        let prepared = prepare_external(json);
+        assert_eq!(prepared.content, json);
+        assert_eq!(prepared.subject.as_deref(), subject);
     }
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{QUEUE, json, simple, to};
-use mail_message::{Context, InvalidKind, Simple, prepare_json, prepare_simple};
+use mail_message::{Context, InvalidKind, Simple, check_address, prepare_json, prepare_simple};
 use serde_json::{Value, json as j};
 
 #[test]
@@ -34,6 +34,14 @@ fn bad_addresses_are_refused_by_name() {
         ("\"Ann <a@example.org>", "display name"),
         ("Ann <a@example.org", "before the \"@\""),
         ("a@example.org>", "valid domain"),
+        ("\"a<b\"@example.org", "before the \"@\""),
+        ("\"a>b\"@example.org", "before the \"@\""),
+        ("\"a\tb\"@example.org", "before the \"@\""),
+        ("\"\"@example.org", "before the \"@\""),
+        ("\"a\"b@example.org", "before the \"@\""),
+        ("\"a\" \"b\"@example.org", "before the \"@\""),
+        ("\"a\"@b\"@example.org", "before the \"@\""),
+        ("Ann \"a b\"@example.org", "before the \"@\""),
         (long_local.as_str(), "more than 64"),
         (long.as_str(), "longer than 254"),
     ];
@@ -111,14 +119,7 @@ fn unknown_fields_are_named_with_a_hint() {
         );
         assert!(error.hint.unwrap().starts_with(hint), "{field}");
     }
-    for field in [
-        "attachments",
-        "list_unsubscribe",
-        "template",
-        "params",
-        "locale",
-        "raw",
-    ] {
+    for field in ["attachments", "list_unsubscribe", "params", "locale", "raw"] {
         let error = json(&j!({"to": "a@example.org", field: {}})).unwrap_err();
         assert_eq!(
             (error.kind, error.field.as_str()),
@@ -248,10 +249,14 @@ fn control_characters_are_refused_in_every_field_bound_for_a_header() {
     for bad in evil {
         let name = format!("\"{bad}\" <a@example.org>");
         let address = format!("{bad}@example.org");
+        let local = format!("\"{bad}\"@example.org");
+        assert_eq!(check_address(&name, "x").unwrap_err().field, "x");
+        assert_eq!(check_address(&local, "x").unwrap_err().field, "x");
         let mut mails: Vec<(&str, Value)> = Vec::new();
         for field in ["from", "sender", "to", "cc", "bcc", "reply_to"] {
             mails.push((field, j!(name)));
             mails.push((field, j!(address)));
+            mails.push((field, j!(local)));
         }
         mails.push(("return_path", j!(address)));
         for field in ["subject", "in_reply_to", "references", "message_id", "tags"] {
@@ -388,4 +393,68 @@ fn a_message_above_the_limit_is_too_large() {
         )
         .is_ok()
     );
+}
+
+#[test]
+fn every_field_counts_towards_the_limit() {
+    let long = "x".repeat(200);
+    let cases = [
+        ("from", j!(format!("{long} <a@example.org>"))),
+        ("sender", j!(format!("{long} <a@example.org>"))),
+        ("cc", j!([format!("{long} <a@example.org>")])),
+        ("bcc", j!(format!("{long} <a@example.org>"))),
+        ("reply_to", j!(format!("{long} <a@example.org>"))),
+        ("return_path", j!(format!("a@{}.org", "b.".repeat(100)))),
+        ("subject", j!(long)),
+        ("text", j!(long)),
+        ("html", j!(long)),
+        ("headers", j!({"X-A": long})),
+        ("in_reply_to", j!(format!("{long}@x"))),
+        ("references", j!(vec!["a@b"; 100])),
+        ("message_id", j!(format!("{long}@x"))),
+        ("metadata", j!({"k": [long]})),
+        ("tags", j!(vec!["ab"; 100])),
+    ];
+    let small = Context {
+        max_size: 200,
+        ..QUEUE
+    };
+    for (field, value) in cases {
+        let mail = j!({"to": "a@example.org", field: value});
+        let error = prepare_json(&mail.to_string(), &small).expect_err(field);
+        assert_eq!(error.kind, InvalidKind::TooLarge, "{field}: {error}");
+    }
+}
+
+fn with_options(options: &str) -> Simple<'_> {
+    Simple {
+        options: Some(options),
+        ..to("a@example.org")
+    }
+}
+
+#[test]
+fn no_template_exists_whatever_else_is_said() {
+    let mails = [
+        r#"{"to": "a@example.org", "template": "welcome"}"#,
+        r#"{"to": "a@example.org", "params": {"a": 1}, "locale": "de", "template": "welcome"}"#,
+        r#"{"template": "welcome"}"#,
+    ];
+    let expected = "template \"welcome\" does not exist";
+    for mail in mails {
+        let error = prepare_json(mail, &QUEUE).unwrap_err();
+        assert_eq!(
+            (error.kind, error.message.as_str()),
+            (InvalidKind::Missing, expected)
+        );
+        let options = mail.replace(r#""to": "a@example.org", "#, "");
+        let error = simple(&with_options(&options)).unwrap_err();
+        assert_eq!(
+            (error.kind, error.message.as_str()),
+            (InvalidKind::Missing, expected)
+        );
+    }
+    let error = simple(&with_options(r#"{"template": 7}"#)).unwrap_err();
+    assert_eq!(error.message, "\"template\" must be a string, not a number");
+    assert!(simple(&with_options(r#"{"template": null}"#)).is_ok());
 }

@@ -20,7 +20,9 @@ pub use claims::{
     Body, Candidate, bodies, claimable, expire, foreign, heads, lanes, lease, lock_due, next_due,
 };
 pub use ends::{Sent, capture, drop_leases, released, sent, settle, shrink_leases};
-pub use session::{extension, hurry, prepare_session, reap, recover, retain, wanted_by_another};
+pub use session::{
+    end_expired, extension, hurry, prepare_session, reap, recover, retain, wanted_by_another,
+};
 pub use settings::{QueueConfig, queues, relay_down, relay_up, relays};
 
 thread_local! {

@@ -93,6 +93,16 @@ pub fn reap() -> Result<Option<i64>> {
         .next())
 }
 
+/// Ends messages whose time is over, at most so many; returns how many.
+pub fn end_expired(batch: i32) -> Result<i32> {
+    let statement = Statement {
+        sql: "SELECT mail._expire($1)",
+        types: &[BuiltinOid::INT4OID],
+    };
+    let ended = rows(&statement, &[batch.into()], |row| row.get(1))?;
+    Ok(ended.into_iter().flatten().next().unwrap_or(0))
+}
+
 /// Lets go of what need not be kept any longer among the next messages behind an id; returns the last of them, `None` when
 /// that was all.
 pub fn retain(behind: i64, batch: i32) -> Result<Option<i64>> {

@@ -261,3 +261,156 @@ fn the_message_id_is_fixed_at_enqueue() {
         "{message_id} in\n{mime}"
     );
 }
+
+#[test]
+fn metadata_is_kept_to_the_last_digit() {
+    let database = database();
+    let mut client = database.connect();
+    let deep = format!(r#"{{"deep": {}1{}}}"#, "[".repeat(500), "]".repeat(500));
+    let given = [
+        r#"{"n": 123456789012345678901234567890, "d": 0.10, "i": 9007199254740993.5}"#,
+        r#"{"e": 1e400}"#,
+        r#"{"s": "Grüße \"\\\n", "list": [null, true, {}]}"#,
+        &deep,
+    ];
+    for metadata in given {
+        for call in [
+            "mail.enqueue(message => jsonb_build_object('to', 'a@example.test', 'metadata', m))",
+            "mail.enqueue('a@example.test', options => jsonb_build_object('metadata', m))",
+        ] {
+            let id: i64 = one(
+                &mut client,
+                &format!("SELECT {call} FROM (SELECT $1::text::jsonb) AS given (m)"),
+                &[&metadata],
+            );
+            let same: Option<bool> = one(
+                &mut client,
+                "SELECT metadata::text = $2::text::jsonb::text FROM mail.messages WHERE id = $1",
+                &[&id, &metadata],
+            );
+            assert_eq!(same, Some(true), "{call} of {metadata}");
+        }
+    }
+    let without: i64 = one(
+        &mut client,
+        "SELECT mail.enqueue('a@example.test', 'none')",
+        &[],
+    );
+    let none: bool = one(
+        &mut client,
+        "SELECT metadata IS NULL FROM mail.messages WHERE id = $1",
+        &[&without],
+    );
+    assert!(none);
+}
+
+#[test]
+fn the_callers_search_path_decides_nothing_about_metadata() {
+    let database = database();
+    let mut client = database.connect();
+    client
+        .batch_execute(
+            "CREATE SCHEMA mine; CREATE DOMAIN mine.jsonb AS text CHECK (VALUE = 'never');
+             SET search_path = mine, pg_catalog",
+        )
+        .unwrap();
+    let id: i64 = one(
+        &mut client,
+        "SELECT mail.enqueue('a@example.test', options => '{\"metadata\": {\"k\": 1.50}}')",
+        &[],
+    );
+    let metadata: String = one(
+        &mut client,
+        "SELECT metadata::text FROM mail.messages WHERE id = $1",
+        &[&id],
+    );
+    assert_eq!(metadata, r#"{"k": 1.50}"#);
+}
+
+#[test]
+fn an_external_queue_takes_a_mail_without_any_sender() {
+    let database = database();
+    let mut client = database.connect();
+    client
+        .batch_execute("INSERT INTO mail.queue (name, transport) VALUES ('ext', 'external')")
+        .unwrap();
+    let id: i64 = one(
+        &mut client,
+        "SELECT mail.enqueue('Ann <a@example.test>', 'hi', queue => 'ext')",
+        &[],
+    );
+    let row = client
+        .query_one("SELECT id, message, recipients FROM mail.claim('ext')", &[])
+        .unwrap();
+    assert_eq!(row.get::<_, i64>(0), id);
+    assert_eq!(
+        row.get::<_, Value>(1),
+        json!({"to": ["Ann <a@example.test>"], "subject": "hi"})
+    );
+    assert_eq!(row.get::<_, Vec<String>>(2), ["a@example.test"]);
+}
+
+#[test]
+fn an_external_queue_keeps_deep_json_and_its_subject() {
+    let database = database();
+    let mut client = work(&database);
+    let deep = format!(
+        r#"{{"subject": "deep", "n": 1e400, "x": {}{}}}"#,
+        "[".repeat(500),
+        "]".repeat(500)
+    );
+    let id: i64 = one(
+        &mut client,
+        "SELECT mail.enqueue(message => $1::text::jsonb, queue => 'work')",
+        &[&deep],
+    );
+    let subject: Option<String> = one(
+        &mut client,
+        "SELECT subject FROM mail.messages WHERE id = $1",
+        &[&id],
+    );
+    assert_eq!(subject.as_deref(), Some("deep"));
+    let same: bool = one(
+        &mut client,
+        "SELECT message = $1::text::jsonb FROM mail.claim('work')",
+        &[&deep],
+    );
+    assert!(same);
+}
+
+#[test]
+fn a_quoted_local_part_reaches_envelope_and_header_as_it_is() {
+    let database = database();
+    let mut client = database.connect();
+    let id: i64 = one(
+        &mut client,
+        r#"SELECT mail.enqueue('Ann <"a b"@example.test>, "c, \"d"@example.test, "plain"@example.test', 's', 't')"#,
+        &[],
+    );
+    let recipients: Vec<String> = one(
+        &mut client,
+        "SELECT recipients FROM mail.messages WHERE id = $1",
+        &[&id],
+    );
+    assert_eq!(
+        recipients,
+        [
+            r#""a b"@example.test"#,
+            r#""c, \"d"@example.test"#,
+            "plain@example.test"
+        ]
+    );
+    until("it is captured", SOON, || state(&mut client, id) == "sent");
+    let mime: String = one(
+        &mut client,
+        "SELECT mime FROM mail.captured WHERE message_id = $1",
+        &[&id],
+    );
+    for part in [
+        r#"Ann <"a b"@example.test>"#,
+        r#""c, \"d"@example.test"#,
+        " plain@example.test",
+    ] {
+        assert!(mime.contains(part), "{part} is missing in:\n{mime}");
+    }
+}

@@ -95,6 +95,18 @@ fn bad_input_is_refused_with_a_code_that_fits_and_the_name_of_the_field() {
             "22023",
             "subject",
         ),
+        ("'\"a<b\"@example.test', 's', 't'", "22023", "recipient"),
+        ("E'\"a\\nb\"@example.test', 's', 't'", "22023", "recipient"),
+        (
+            "'a@example.test', 's', 't', queue => NULL",
+            "22023",
+            "queue",
+        ),
+        (
+            "message => '{\"to\": \"a@example.test\"}', queue => NULL",
+            "22023",
+            "queue",
+        ),
         ("message => '[1]'", "22023", "message"),
         ("message => NULL::jsonb", "22023", "message"),
     ];
@@ -116,17 +128,99 @@ fn bad_input_is_refused_with_a_code_that_fits_and_the_name_of_the_field() {
 }
 
 #[test]
-fn a_refusal_of_a_template_is_an_error_and_never_a_mail_without_it() {
+fn a_template_that_does_not_exist_is_refused_alike_in_every_form() {
     let database = database();
-    let error = refusal(
-        &database,
-        "SELECT mail.enqueue('a@example.test', template => 'missing')",
-    );
-    assert!(
-        ["42704", "0A000"].contains(&error.code().code()),
-        "{error:?}"
-    );
-    assert!(error.message().contains("template"), "{error:?}");
+    let calls = [
+        "mail.enqueue('a@example.test', template => 'welcome')",
+        "mail.enqueue('a@example.test', template => 'welcome', params => '{\"n\": 1}', locale => 'de')",
+        r#"mail.enqueue('a@example.test', options => '{"template": "welcome", "params": {"n": 1}}')"#,
+        r#"mail.enqueue(message => '{"to": "a@example.test", "template": "welcome"}')"#,
+        r#"mail.enqueue(message => '{"to": "a@example.test", "template": "welcome", "params": {}, "locale": "de"}')"#,
+        r#"mail.enqueue_batch(ARRAY['{"to": "a@example.test", "template": "welcome"}']::jsonb[])"#,
+    ];
+    for call in calls {
+        let error = refusal(&database, &format!("SELECT {call}"));
+        assert_eq!(error.code().code(), "42704", "{call}: {error:?}");
+        assert_eq!(
+            error.message(),
+            "template \"welcome\" does not exist",
+            "{call}"
+        );
+    }
+    let odd = r#"SELECT mail.enqueue(message => '{"to": "a@example.test", "template": 7}')"#;
+    let error = refusal(&database, odd);
+    assert_eq!(error.code().code(), "22023", "{error:?}");
+    assert!(error.message().contains("\"template\""), "{error:?}");
+    assert_eq!(messages(&mut database.connect()), 0);
+}
+
+#[test]
+fn fields_that_are_not_there_yet_are_refused_by_name() {
+    let database = database();
+    let fields = ["attachments", "list_unsubscribe", "params", "locale", "raw"];
+    for field in fields {
+        let message = format!(r#"{{"to": "a@example.test", "{field}": "x"}}"#);
+        let call = format!("SELECT mail.enqueue(message => '{message}')");
+        let error = refusal(&database, &call);
+        assert_eq!(error.code().code(), "0A000", "{field}: {error:?}");
+        assert!(error.message().contains(field), "{error:?}");
+    }
+}
+
+#[test]
+fn a_queue_that_is_null_is_not_the_default_queue() {
+    let database = database();
+    let calls = [
+        "mail.enqueue('a@example.test', 's', 't', queue => NULL)",
+        r#"mail.enqueue(message => '{"to": "a@example.test"}', queue => NULL)"#,
+        r#"mail.enqueue_batch(ARRAY['{"to": "a@example.test"}']::jsonb[], queue => NULL)"#,
+    ];
+    for call in calls {
+        let error = refusal(&database, &format!("SELECT {call}"));
+        assert_eq!(error.code().code(), "22023", "{call}: {error:?}");
+        assert!(error.message().contains("queue"), "{call}: {error:?}");
+        assert!(error.hint().is_some(), "{call}: {error:?}");
+    }
+    assert_eq!(messages(&mut database.connect()), 0);
+}
+
+#[test]
+fn every_field_counts_towards_the_largest_size() {
+    let database = database();
+    let of_default_limit = [
+        "message => jsonb_build_object('to', 'a@example.test', 'metadata', jsonb_build_object('x', repeat('x', 30000000)))",
+        "'a@example.test', 's', 't', options => jsonb_build_object('metadata', jsonb_build_object('x', repeat('x', 30000000)))",
+        "message => jsonb_build_object('to', 'a@example.test', 'tags', (SELECT jsonb_agg(repeat('x', 150) || i) FROM generate_series(1, 200000) i))",
+    ];
+    for arguments in of_default_limit {
+        let error = refusal(&database, &format!("SELECT mail.enqueue({arguments})"));
+        assert_eq!(error.code().code(), "54000", "{arguments}: {error:?}");
+    }
+    let fields = [
+        r#""metadata": {"x": "$"}"#,
+        r#""tags": ["$", "a$", "b$", "c$", "d$"]"#,
+        r#""in_reply_to": ["<$@x>", "<$@x>", "<$@x>", "<$@x>", "<$@x>"]"#,
+        r#""references": ["<$@x>", "<$@x>", "<$@x>", "<$@x>", "<$@x>"]"#,
+        r#""headers": {"X-A": "$$$$$"}"#,
+        r#""cc": ["$ <a@example.test>", "$ <a@example.test>", "$ <a@example.test>", "$ <a@example.test>"]"#,
+        r#""subject": "$$$$$""#,
+        r#""message_id": "$$$$$@x""#,
+        r#""return_path": "$$$$$@x""#,
+    ];
+    for field in fields {
+        let field = field.replace('$', &"x".repeat(240)).replacen(
+            "\"metadata\": {",
+            &format!("\"metadata\": {{\"y\": \"{}\", ", "y".repeat(800)),
+            1,
+        );
+        let query = format!(
+            "SET pgmq_mail.max_message_size = '1kB';
+             SELECT mail.enqueue(message => '{{\"to\": \"a@example.test\", {field}}}')"
+        );
+        let error = refusal(&database, &query);
+        assert_eq!(error.code().code(), "54000", "{field}: {error:?}");
+    }
+    assert_eq!(messages(&mut database.connect()), 0);
 }
 
 #[test]

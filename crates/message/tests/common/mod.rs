@@ -11,6 +11,7 @@ pub const QUEUE: Context<'static> = Context {
     id: 36 * 36,
     nonce: 0xabc,
     max_size: 1_000_000,
+    external: false,
 };
 
 pub fn to(recipient: &str) -> Simple<'_> {
