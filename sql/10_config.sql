@@ -71,50 +71,52 @@ COMMENT ON COLUMN mail.relay_secret.secret IS 'The secret.';
 CREATE FUNCTION mail._relay_check() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    given   text := NEW.secret;
-    -- An INSERT of a name that is there changes nothing by itself: ON CONFLICT decides, and may take what is put by here.
-    place   text := NEW.name;
-    there   boolean := TG_OP = 'INSERT' AND EXISTS (SELECT FROM mail.relay r WHERE r.name = NEW.name);
-    put_by  boolean := TG_OP = 'UPDATE' AND given = '(given)'
-                       AND EXISTS (SELECT FROM mail.relay_secret s WHERE s.relay = NEW.name || ' given');
+    given  text := NEW.secret;
+    -- A secret that comes with an INSERT is put by until it is known whether the row is inserted, or what ON CONFLICT makes
+    -- of it: under this name where the relay is there already, else by the row's id.
+    put_by text := NEW.name || ' given';
 BEGIN
-    IF TG_OP = 'UPDATE' AND NEW.name <> OLD.name THEN
-        UPDATE mail.relay_secret s SET relay = NEW.name WHERE s.relay = OLD.name;
-    END IF;
-    IF put_by THEN
-        NEW.secret := '(stored)';
-        DELETE FROM mail.relay_secret s WHERE s.relay = NEW.name;
-        UPDATE mail.relay_secret s SET relay = NEW.name WHERE s.relay = NEW.name || ' given';
-    ELSIF given IS NULL OR given LIKE 'file:%' THEN
-        IF NOT there THEN
-            DELETE FROM mail.relay_secret s WHERE s.relay = NEW.name;
-        END IF;
-    ELSIF given <> '(stored)' THEN
-        NEW.secret := CASE WHEN there THEN '(given)' ELSE '(stored)' END;
-        IF there THEN
-            place := NEW.name || ' given';
-        END IF;
-        IF NEW.name IS NOT NULL THEN
-            INSERT INTO mail.relay_secret AS s (relay, secret) VALUES (place, given)
-            ON CONFLICT (relay) DO UPDATE SET secret = excluded.secret;
-        END IF;
-    ELSIF TG_OP = 'UPDATE' AND (NEW.url, NEW.username, NEW.ca_file) IS DISTINCT FROM (OLD.url, OLD.username, OLD.ca_file) THEN
-        RAISE EXCEPTION 'relay "%" needs its secret again: its url, username or ca_file has changed', NEW.name
-            USING ERRCODE = '22023', COLUMN = 'secret',
-                  HINT = 'Set secret in the same UPDATE. Otherwise who may not read it could have it sent elsewhere.';
-    END IF;
-    PERFORM mail._check_relay_url(NEW.url);
     IF given = '' THEN
         RAISE EXCEPTION 'the secret of relay "%" is empty', NEW.name USING ERRCODE = '22023', COLUMN = 'secret';
-    END IF;
-    IF NEW.username IS NULL AND given IS NOT NULL THEN
-        RAISE EXCEPTION 'relay "%" has a secret but no username', NEW.name
-            USING ERRCODE = '22023', COLUMN = 'username';
-    END IF;
-    IF given LIKE 'file:%' AND given !~ '^file:[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$' THEN
+    ELSIF given LIKE 'file:%' AND given !~ '^file:[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$' THEN
         RAISE EXCEPTION 'invalid secret reference for relay "%"', NEW.name
             USING ERRCODE = '22023', COLUMN = 'secret',
                   HINT = 'Write file:NAME, where NAME is a file in pgmq_mail.secrets_directory.';
+    ELSIF given IS NOT NULL AND NEW.username IS NULL THEN
+        RAISE EXCEPTION 'relay "%" has a secret but no username', NEW.name
+            USING ERRCODE = '22023', COLUMN = 'username';
+    END IF;
+    PERFORM mail._check_relay_url(NEW.url);
+    IF TG_OP = 'INSERT' THEN
+        IF given NOT LIKE 'file:%' AND given <> '(stored)' AND NEW.name IS NOT NULL THEN
+            IF EXISTS (SELECT FROM mail.relay r WHERE r.name = NEW.name) THEN
+                NEW.secret := '(given)';
+            ELSE
+                NEW.secret := '(stored)';
+                put_by := 'given ' || NEW.id;
+            END IF;
+            INSERT INTO mail.relay_secret AS s (relay, secret) VALUES (put_by, given)
+            ON CONFLICT (relay) DO UPDATE SET secret = excluded.secret;
+        END IF;
+        RETURN NEW;
+    END IF;
+    IF NEW.name <> OLD.name THEN
+        UPDATE mail.relay_secret s SET relay = NEW.name WHERE s.relay = OLD.name;
+    END IF;
+    IF given = '(given)' AND EXISTS (SELECT FROM mail.relay_secret s WHERE s.relay = put_by) THEN
+        NEW.secret := '(stored)';
+        DELETE FROM mail.relay_secret s WHERE s.relay = NEW.name;
+        UPDATE mail.relay_secret s SET relay = NEW.name WHERE s.relay = put_by;
+    ELSIF given IS NULL OR given LIKE 'file:%' THEN
+        DELETE FROM mail.relay_secret s WHERE s.relay = NEW.name;
+    ELSIF given <> '(stored)' THEN
+        NEW.secret := '(stored)';
+        INSERT INTO mail.relay_secret AS s (relay, secret) VALUES (NEW.name, given)
+        ON CONFLICT (relay) DO UPDATE SET secret = excluded.secret;
+    ELSIF (NEW.url, NEW.username, NEW.ca_file) IS DISTINCT FROM (OLD.url, OLD.username, OLD.ca_file) THEN
+        RAISE EXCEPTION 'relay "%" needs its secret again: its url, username or ca_file has changed', NEW.name
+            USING ERRCODE = '22023', COLUMN = 'secret',
+                  HINT = 'Set secret in the same UPDATE. Otherwise who may not read it could have it sent elsewhere.';
     END IF;
     RETURN NEW;
 END
@@ -125,28 +127,28 @@ COMMENT ON FUNCTION mail._relay_check() IS 'Validates a relay and moves its secr
 CREATE FUNCTION mail._relay_inserted() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    DELETE FROM mail.relay_secret s WHERE s.relay LIKE '% given';
+    UPDATE mail.relay_secret s SET relay = NEW.name WHERE s.relay = 'given ' || NEW.id;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION mail._relay_inserted() IS 'Forgets secrets that ON CONFLICT did not take.';
+COMMENT ON FUNCTION mail._relay_inserted() IS 'Takes over the secret that came with a relay.';
 
 -- SECURITY DEFINER: as above.
-CREATE FUNCTION mail._relay_gone() RETURNS trigger
+CREATE FUNCTION mail._relay_secrets_tidy() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    DELETE FROM mail.relay_secret s WHERE s.relay = OLD.name;
+    DELETE FROM mail.relay_secret s WHERE s.relay NOT IN (SELECT r.name FROM mail.relay r);
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION mail._relay_gone() IS 'Forgets the secret of a relay that is deleted.';
+COMMENT ON FUNCTION mail._relay_secrets_tidy() IS 'Forgets secrets that are no relay''s: it is gone, or ON CONFLICT did not take them.';
 
 CREATE TRIGGER relay_check BEFORE INSERT OR UPDATE ON mail.relay
     FOR EACH ROW EXECUTE FUNCTION mail._relay_check();
 CREATE TRIGGER relay_inserted AFTER INSERT ON mail.relay
-    FOR EACH STATEMENT EXECUTE FUNCTION mail._relay_inserted();
-CREATE TRIGGER relay_gone AFTER DELETE ON mail.relay
-    FOR EACH ROW EXECUTE FUNCTION mail._relay_gone();
+    FOR EACH ROW EXECUTE FUNCTION mail._relay_inserted();
+CREATE TRIGGER relay_secrets_tidy AFTER INSERT OR DELETE OR TRUNCATE ON mail.relay
+    FOR EACH STATEMENT EXECUTE FUNCTION mail._relay_secrets_tidy();
 CREATE TRIGGER relay_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON mail.relay
     FOR EACH STATEMENT EXECUTE FUNCTION mail._config_changed();
 
@@ -251,7 +253,7 @@ BEGIN
     BEGIN
         LOCK TABLE mail.queue IN EXCLUSIVE MODE;
     EXCEPTION WHEN lock_not_available THEN
-        RAISE EXCEPTION 'a transaction that has enqueued messages is still open' USING ERRCODE = '55P03',
+        RAISE EXCEPTION 'a transaction that has enqueued messages, or changed queues, is still open' USING ERRCODE = '55P03',
             HINT = 'Only its end shows whether the queue is empty: try again.';
     END;
     IF TG_OP = 'TRUNCATE' THEN

@@ -83,7 +83,9 @@ BEGIN
             RETURNING m.id),
         letters AS (DELETE FROM mail.dead_letter d WHERE d.id IN (SELECT g.id FROM gone g)),
         captures AS (DELETE FROM mail.capture c WHERE c.message_id IN (SELECT g.id FROM gone g)),
-        superseded AS (DELETE FROM mail.supersede s WHERE s.message_id IN (SELECT g.id FROM gone g)),
+        superseded AS (
+            DELETE FROM mail.supersede s WHERE s.message_id IN (SELECT g.id FROM gone g)
+            AND NOT EXISTS (SELECT FROM mail.pending p WHERE p.id = ANY (s.earlier))),
         keys AS (DELETE FROM mail.idempotency i WHERE i.queue_id = q.id AND i.message_id IN (SELECT g.id FROM gone g))
         DELETE FROM mail.event e WHERE e.message_id IN (SELECT g.id FROM gone g);
     END IF;

@@ -57,7 +57,8 @@ BEGIN
     IF old IS NOT NULL THEN
         DELETE FROM mail.event e WHERE e.message_id = ANY (old);
         DELETE FROM mail.capture c WHERE c.message_id = ANY (old);
-        DELETE FROM mail.supersede s WHERE s.message_id = ANY (old);
+        DELETE FROM mail.supersede s WHERE s.message_id = ANY (old)
+            AND NOT EXISTS (SELECT FROM mail.pending p WHERE p.id = ANY (s.earlier));
         DELETE FROM mail.message m WHERE m.id = ANY (old);
     END IF;
     WITH bodies AS (

@@ -4,8 +4,10 @@
 //! The worker of these tests sweeps once an hour, so that the sweep cannot hide that it missed something.
 
 mod behind;
+mod bystanders;
 mod cancel;
 mod claimers;
+mod expiry;
 mod fences;
 mod keys;
 mod lanes;
@@ -14,7 +16,9 @@ mod notify;
 mod ordering;
 mod passed_by;
 mod prepared;
+mod queues;
 mod retries;
+mod snapshots;
 mod successor;
 mod waiting;
 

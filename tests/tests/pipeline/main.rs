@@ -21,6 +21,7 @@ mod probing;
 mod recipients;
 mod refused;
 mod relays;
+mod reloaded;
 mod replies;
 mod restore;
 mod rights;

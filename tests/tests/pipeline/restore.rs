@@ -133,7 +133,10 @@ fn a_restored_dump_is_complete_but_for_the_secrets() {
         0
     );
     // The sequences go on where they were.
-    let last: i32 = world.one("SELECT max(id) FROM mail.queue WHERE name <> 'default'", &[]);
+    let last: i32 = world.one(
+        "SELECT max(id) FROM mail.queue WHERE name <> 'default'",
+        &[],
+    );
     let query = "INSERT INTO mail.queue (name) VALUES ('new') RETURNING id";
     assert_eq!(copy.one::<i32>(query, &[]), last + 1);
     let again = copy.put("alice@example.test", "keyed", ", idempotency_key => 'once'");

@@ -5,9 +5,12 @@ mod cancel;
 mod claim;
 mod comments;
 mod enqueue;
+mod guards;
+mod hidden;
 mod keys;
 mod leases;
 mod refusals;
+mod relay_secrets;
 mod rights;
 mod watch;
 

@@ -19,6 +19,7 @@ fn refusal(database: &Database<'_>, query: &str) -> DbError {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 fn bad_input_is_refused_with_a_code_that_fits_and_the_name_of_the_field() {
     let cases = [
         // (arguments, SQLSTATE, named in the message or detail)
