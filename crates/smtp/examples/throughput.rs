@@ -1,43 +1,99 @@
-//! How many messages a second one thread gets rid of: `throughput [HOST:PORT] [CONNECTIONS] [MESSAGES]`,
-//! each connection sending so many messages of 2 KB. Without an address it talks to a sink of its own on
-//! another thread, which accepts everything at once.
+//! How many messages a second one thread gets rid of.
+//!
+//! `throughput [--to HOST:PORT] [--connections N] [--messages N] [--size OCTETS] [--late MS]` sends so many
+//! messages in all. Without an address it talks to a sink of its own on another thread, which accepts
+//! everything, each reply so many milliseconds after what it answers has come, as over a long line.
+//!
+//! `throughput --listen yes [--late MS]` is that sink alone, for other programs: it says its address, and ends
+//! when its standard input does.
 
 use std::{
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use mail_smtp::{Endpoint, Message, Outcome, Session, Timeouts, TlsMode, Verdict};
+use mail_smtp::{Endpoint, Message, Outcome, Session, TlsMode, Verdict};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    runtime::Builder,
+    sync::mpsc,
+    time::sleep_until,
+};
 
 type Failure = Box<dyn std::error::Error>;
 
-fn main() -> Result<(), Failure> {
-    let mut arguments = std::env::args().skip(1);
-    let address = match arguments.next().filter(|address| address != "-") {
-        Some(address) => address,
-        None => sink()?,
+struct Options {
+    to: Option<String>,
+    connections: usize,
+    messages: usize,
+    size: usize,
+    late: Duration,
+    listen: bool,
+}
+
+fn options() -> Result<Options, Failure> {
+    let mut options = Options {
+        to: None,
+        connections: 4,
+        messages: 200_000,
+        size: 2048,
+        late: Duration::ZERO,
+        listen: false,
     };
-    let connections: usize = arguments.next().map_or(Ok(4), |n| n.parse())?;
-    let messages: usize = arguments.next().map_or(Ok(50_000), |n| n.parse())?;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        let value = arguments
+            .next()
+            .ok_or_else(|| format!("{name} wants a value"))?;
+        match name.as_str() {
+            "--to" => options.to = Some(value),
+            "--connections" => options.connections = value.parse::<usize>()?.max(1),
+            "--messages" => options.messages = value.parse()?,
+            "--size" => options.size = value.parse()?,
+            "--listen" => options.listen = value == "yes",
+            "--late" => options.late = Duration::from_millis(value.parse()?),
+            _ => return Err(format!("there is no option {name}").into()),
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> Result<(), Failure> {
+    let options = options()?;
+    if options.listen {
+        println!("{}", sink(options.late)?);
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+        return Ok(());
+    }
+    let address = match &options.to {
+        Some(address) => address.clone(),
+        None => sink(options.late)?,
+    };
     let (host, port) = address.rsplit_once(':').ok_or("an address is HOST:PORT")?;
     let endpoint = Endpoint {
         host: host.to_owned(),
         port: port.parse()?,
         tls: TlsMode::Never,
-        ca_file: None,
-        credentials: None,
         helo_name: "localhost".to_owned(),
-        timeouts: Timeouts::default(),
+        ..Endpoint::default()
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let message = Arc::new(message(options.size));
+    let runtime = Builder::new_current_thread().enable_all().build()?;
     let start = Instant::now();
     let delivered = runtime.block_on(async {
-        let clients: Vec<_> = (0..connections)
-            .map(|_| tokio::spawn(client(endpoint.clone(), messages)))
+        let (each, more) = (
+            options.messages / options.connections,
+            options.messages % options.connections,
+        );
+        let clients: Vec<_> = (0..options.connections)
+            .map(|i| {
+                let count = each + usize::from(i < more);
+                tokio::spawn(client(endpoint.clone(), Arc::clone(&message), count))
+            })
             .collect();
         let mut delivered = 0;
         for client in clients {
@@ -47,18 +103,31 @@ fn main() -> Result<(), Failure> {
     })?;
     let seconds = start.elapsed().as_secs_f64();
     let rate = f64::from(delivered) / seconds;
-    println!("{delivered} messages over {connections} connections in {seconds:.2} s: {rate:.0}/s");
+    println!(
+        "{delivered} messages over {} connections in {seconds:.2} s: {rate:.0}/s",
+        options.connections
+    );
     Ok(())
 }
 
-/// Sends `count` messages over one connection, and says how many were delivered.
-async fn client(endpoint: Endpoint, count: usize) -> Result<u32, mail_smtp::RelayFault> {
-    let line = "Subject: a message of two kilobytes, more or less, for measuring\r\n";
-    let message = Arc::new(Message {
+/// A message of about so many octets.
+fn message(size: usize) -> Message {
+    let line = "a line of a message, more or less as long as such lines use to be\r\n";
+    let text = line.repeat(size / line.len());
+    Message {
         from: "sender@example.com".to_owned(),
         to: vec!["recipient@example.com".to_owned()],
-        data: format!("{}\r\n{}", line.repeat(4), line.repeat(27)).into(),
-    });
+        data: format!("Subject: for measuring\r\n\r\n{text}").into(),
+        ..Message::default()
+    }
+}
+
+/// Sends `count` messages over one connection, and says how many were delivered.
+async fn client(
+    endpoint: Endpoint,
+    message: Arc<Message>,
+    count: usize,
+) -> Result<u32, mail_smtp::RelayFault> {
     let mut session = Session::connect(&endpoint).await?;
     let (mut left, mut delivered) = (count, 0);
     let mut job = Some(Arc::clone(&message));
@@ -77,30 +146,42 @@ async fn client(endpoint: Endpoint, count: usize) -> Result<u32, mail_smtp::Rela
 }
 
 /// Listens on another thread, and gives its address.
-fn sink() -> std::io::Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+fn sink(late: Duration) -> std::io::Result<String> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
     let address = listener.local_addr()?.to_string();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || accept_everything(stream));
-        }
-    });
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || runtime.block_on(receive(listener, late)));
     Ok(address)
 }
 
-/// Answers every command, and every message, with one write for all that one read brought.
-fn accept_everything(mut stream: TcpStream) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    stream.write_all(b"220 sink\r\n")?;
-    let (mut input, mut output, mut text) = (Vec::new(), Vec::new(), false);
-    let mut space = vec![0; 65_536];
+async fn receive(listener: std::net::TcpListener, late: Duration) -> std::io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
     loop {
-        let n = stream.read(&mut space)?;
-        if n == 0 {
-            return Ok(());
-        }
-        input.extend_from_slice(&space[..n]);
-        let mut start = 0;
+        accept_everything(listener.accept().await?.0, late)?;
+    }
+}
+
+/// What is to be said, and when.
+type Due = (tokio::time::Instant, Vec<u8>);
+
+/// Reads and answers in two tasks, so that no reply waits for another one's delay.
+fn accept_everything(stream: TcpStream, late: Duration) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (read, write) = stream.into_split();
+    let (sender, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(listen(read, sender, late));
+    tokio::spawn(answer(write, receiver));
+    Ok(())
+}
+
+/// One answer for all that one read brought.
+async fn listen(mut stream: OwnedReadHalf, sender: mpsc::UnboundedSender<Due>, late: Duration) {
+    let due = |words| (tokio::time::Instant::now() + late, words);
+    let (mut input, mut text) = (Vec::with_capacity(65_536), false);
+    let mut heard = sender.send(due(b"220 sink\r\n".to_vec()));
+    while heard.is_ok() && stream.read_buf(&mut input).await.is_ok_and(|n| n > 0) {
+        let (mut start, mut output) = (0, vec![]);
         while let Some(at) = input[start..].iter().position(|&b| b == b'\n') {
             let line = &input[start..=start + at];
             start += at + 1;
@@ -109,13 +190,25 @@ fn accept_everything(mut stream: TcpStream) -> std::io::Result<()> {
                 (true, _) => continue,
                 (_, Some(b"EHLO")) => b"250-sink\r\n250-PIPELINING\r\n250 8BITMIME\r\n",
                 (_, Some(b"DATA")) => b"354 go\r\n",
+                (_, Some(b"QUIT")) => b"221 bye\r\n",
                 _ => b"250 2.1.0 ok\r\n",
             };
             text = reply.starts_with(b"354");
             output.extend_from_slice(reply);
         }
         input.drain(..start);
-        stream.write_all(&output)?;
-        output.clear();
+        heard = sender.send(due(output));
+    }
+}
+
+/// Says each thing when it is due.
+async fn answer(mut stream: OwnedWriteHalf, mut receiver: mpsc::UnboundedReceiver<Due>) {
+    while let Some((when, words)) = receiver.recv().await {
+        if when > tokio::time::Instant::now() {
+            sleep_until(when).await;
+        }
+        if stream.write_all(&words).await.is_err() {
+            return;
+        }
     }
 }

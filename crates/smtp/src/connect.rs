@@ -1,21 +1,23 @@
-//! From nothing to a session that takes mail: TCP, greeting, EHLO or HELO, STARTTLS, EHLO again, AUTH.
+//! From nothing to a session that takes mail: connection, greeting, EHLO or HELO or LHLO, STARTTLS, EHLO
+//! again, AUTH.
 //!
 //! Invariants: after STARTTLS nothing that was said before it counts (RFC 3207 §4.2), and a relay that
 //! had said more than it was asked is not trusted at all; credentials go out inside TLS only, unless the
 //! endpoint says `starttls=never`.
 
-use std::{net::SocketAddr, time::Duration};
-
-use tokio::{
-    net::{TcpStream, lookup_host},
-    time::{Instant, timeout, timeout_at},
-};
+use std::{net::IpAddr, time::Duration};
 
 use crate::{
-    Endpoint, Extensions, Phase, RelayFault, Reply, TlsInfo, TlsMode, auth, tls,
+    Endpoint, Extensions, Phase, Protocol, RelayFault, Reply, TlsInfo, TlsMode, Transcript, auth,
+    dial,
+    stream::{Socket, Stream},
+    tls,
     turn::quote,
-    wire::{Broken, Stream, Wire},
+    wire::{Broken, Wire},
 };
+
+/// How long the goodbye to a relay that did not suit us may take.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// A session ready for mail.
 pub(crate) struct Opened {
@@ -33,50 +35,133 @@ pub(crate) fn fault(phase: Phase, reply: Option<Reply>, detail: String) -> Relay
     }
 }
 
-/// Opens a session.
-pub(crate) async fn open(endpoint: &Endpoint) -> Result<Opened, RelayFault> {
-    let tcp = tcp(endpoint).await?;
-    let hello = hello_name(endpoint, &tcp)?;
-    let mut info = None;
-    let stream = if endpoint.tls == TlsMode::Implicit {
-        let (stream, tls) = tls::handshake(tcp, endpoint).await?;
-        info = Some(tls);
-        Stream::Tls(Box::new(stream))
-    } else {
-        Stream::Plain(tcp)
+/// Why no session came about.
+struct Trouble {
+    fault: RelayFault,
+    /// It was TLS that failed: without, it might work.
+    of_tls: bool,
+}
+
+impl From<RelayFault> for Trouble {
+    fn from(fault: RelayFault) -> Self {
+        Self {
+            fault,
+            of_tls: false,
+        }
+    }
+}
+
+impl Trouble {
+    fn of_tls(fault: RelayFault) -> Self {
+        Self {
+            fault,
+            of_tls: true,
+        }
+    }
+}
+
+/// Opens a session. Where TLS is only an opportunity and fails, once more without it.
+pub(crate) async fn open(
+    endpoint: &Endpoint,
+    transcript: Option<&Transcript>,
+) -> Result<Opened, RelayFault> {
+    let first = match attempt(endpoint, endpoint.tls, transcript).await {
+        Ok(opened) => return Ok(opened),
+        Err(trouble) => trouble,
     };
-    let mut wire = Wire::new(stream);
-    greeting(&mut wire, endpoint).await?;
-    let mut extensions = ehlo(&mut wire, &hello, endpoint).await?;
+    let optional = endpoint.tls == TlsMode::StartTlsOpportunistic && endpoint.credentials.is_none();
+    if !(first.of_tls && optional) {
+        return Err(first.fault);
+    }
+    if let Some(transcript) = transcript {
+        transcript.note("once more without TLS");
+    }
+    let second = attempt(endpoint, TlsMode::Never, transcript).await;
+    second.map_err(|Trouble { mut fault, .. }| {
+        fault.detail = format!("{}; before, with TLS: {}", fault.detail, first.fault.detail);
+        fault
+    })
+}
+
+/// Opens a session, protected by `mode`.
+async fn attempt(
+    endpoint: &Endpoint,
+    mode: TlsMode,
+    transcript: Option<&Transcript>,
+) -> Result<Opened, Trouble> {
+    let socket = dial::connect(endpoint, transcript)
+        .await
+        .inspect_err(|fault| {
+            if let Some(transcript) = transcript {
+                transcript.note(&fault.detail);
+            }
+        })?;
+    let hello = hello_name(endpoint, &socket)?;
+    let mut wire = Wire::new(Stream::Plain(socket), transcript.cloned());
+    match negotiate(&mut wire, endpoint, mode, &hello).await {
+        Ok((extensions, tls)) => Ok(Opened {
+            wire,
+            extensions,
+            tls,
+        }),
+        Err(trouble) => {
+            wire.note(|| trouble.fault.detail.clone());
+            if trouble.fault.reply.as_ref().is_none_or(|r| r.code != 421) {
+                wire.leave(GOODBYE).await;
+            }
+            Err(trouble)
+        }
+    }
+}
+
+/// Everything from the first octet to a session that takes mail.
+async fn negotiate(
+    wire: &mut Wire,
+    endpoint: &Endpoint,
+    mode: TlsMode,
+    hello: &str,
+) -> Result<(Extensions, Option<TlsInfo>), Trouble> {
+    let mut info = None;
+    if mode == TlsMode::Implicit {
+        info = Some(encrypt(wire, endpoint).await?);
+    }
+    greeting(wire, endpoint).await?;
+    let mut extensions = ehlo(wire, hello, endpoint).await?;
     let wants = matches!(
-        endpoint.tls,
+        mode,
         TlsMode::StartTlsRequired | TlsMode::StartTlsOpportunistic
     );
-    if wants && starttls(&mut wire, endpoint, &extensions).await? {
-        let Stream::Plain(tcp) = wire.into_stream() else {
-            return Err(fault(
-                Phase::Tls,
-                None,
-                "TLS was already started".to_owned(),
-            ));
-        };
-        let (stream, tls) = tls::handshake(tcp, endpoint).await?;
-        info = Some(tls);
-        wire = Wire::new(Stream::Tls(Box::new(stream)));
-        extensions = ehlo(&mut wire, &hello, endpoint).await?;
+    if wants && starttls(wire, endpoint, &extensions).await? {
+        info = Some(encrypt(wire, endpoint).await?);
+        extensions = ehlo(wire, hello, endpoint).await?;
+    }
+    if info.is_some() {
+        extensions.starttls = false; // it has been; a second offer means nothing (RFC 3207 §4.2)
     }
     if let Some(credentials) = &endpoint.credentials {
         if info.is_none() && endpoint.tls != TlsMode::Never {
             let detail = "credentials are not sent without TLS, which the relay does not give";
-            return Err(fault(Phase::Auth, None, detail.to_owned()));
+            return Err(fault(Phase::Auth, None, detail.to_owned()).into());
         }
-        auth::authenticate(&mut wire, credentials, &extensions, &endpoint.timeouts).await?;
+        auth::authenticate(wire, endpoint, credentials, &extensions).await?;
     }
-    Ok(Opened {
-        wire,
-        extensions,
-        tls: info,
-    })
+    Ok((extensions, info))
+}
+
+/// The TLS handshake.
+async fn encrypt(wire: &mut Wire, endpoint: &Endpoint) -> Result<TlsInfo, Trouble> {
+    let Some(socket) = wire.take_socket() else {
+        let detail = "TLS was already started".to_owned();
+        return Err(fault(Phase::Tls, None, detail).into());
+    };
+    let shaken = tls::handshake(socket, endpoint).await;
+    let (stream, info) = shaken.map_err(|fault| {
+        wire.give_up();
+        Trouble::of_tls(fault)
+    })?;
+    wire.restart(stream);
+    wire.note(|| format!("{} with {}", info.version, info.cipher));
+    Ok(info)
 }
 
 /// Sends one line and reads its reply. A 421 is a fault here already.
@@ -88,11 +173,22 @@ pub(crate) async fn ask(
     name: &str,
 ) -> Result<Reply, RelayFault> {
     wire.set_line(line);
+    exchange(wire, phase, patience, name).await
+}
+
+/// Sends the line that was set and reads its reply. A 421 is a fault here already.
+pub(crate) async fn exchange(
+    wire: &mut Wire,
+    phase: Phase,
+    patience: Duration,
+    name: &str,
+) -> Result<Reply, RelayFault> {
     let broken = |Broken { detail }| fault(phase, None, detail);
     if let Err(failure) = wire.write(patience, &format!("sending {name}")).await {
         let said = wire.farewell().await;
         return said.map_or_else(|| Err(broken(failure)), |reply| Err(closing(phase, reply)));
     }
+    wire.acknowledge_at_once();
     let reply = wire.read(patience, name).await.map_err(broken)?;
     if reply.code == 421 {
         Err(closing(phase, reply))
@@ -106,53 +202,8 @@ fn closing(phase: Phase, reply: Reply) -> RelayFault {
     fault(phase, Some(reply), detail)
 }
 
-/// Connects to the first address that answers.
-async fn tcp(endpoint: &Endpoint) -> Result<TcpStream, RelayFault> {
-    let Endpoint { host, port, .. } = endpoint;
-    let patience = endpoint.timeouts.connect;
-    let deadline = Instant::now() + patience;
-    let resolved = match timeout_at(deadline, lookup_host((host.as_str(), *port))).await {
-        Ok(Ok(addresses)) => Ok(addresses.collect::<Vec<_>>()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("timed out after {} s", patience.as_secs_f64())),
-    };
-    let tried = match resolved {
-        Ok(addresses) => connect_any(&addresses, deadline).await,
-        Err(error) => Err(format!("could not resolve the name: {error}")),
-    };
-    let stream = tried.and_then(|stream| match stream.set_nodelay(true) {
-        Ok(()) => Ok(stream),
-        Err(error) => Err(error.to_string()),
-    });
-    stream.map_err(|why| {
-        fault(
-            Phase::Connect,
-            None,
-            format!("could not connect to {host}:{port}: {why}"),
-        )
-    })
-}
-
-/// Tries each address in turn, each with an equal share of what time is left.
-async fn connect_any(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, String> {
-    let mut failures = Vec::new();
-    for (i, address) in addresses.iter().enumerate() {
-        let left = u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
-        let share = deadline.saturating_duration_since(Instant::now()) / left;
-        failures.push(match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => format!("{address}: {error}"),
-            Err(_) => format!("{address}: timed out after {:.1} s", share.as_secs_f64()),
-        });
-    }
-    if failures.is_empty() {
-        return Err("the name has no address".to_owned());
-    }
-    Err(failures.join("; "))
-}
-
 /// The name to greet with; without one, our address (RFC 5321 §4.1.3).
-fn hello_name(endpoint: &Endpoint, tcp: &TcpStream) -> Result<String, RelayFault> {
+fn hello_name(endpoint: &Endpoint, socket: &Socket) -> Result<String, RelayFault> {
     let name = &endpoint.helo_name;
     if name.contains(|c: char| c.is_control() || c.is_whitespace() || !c.is_ascii()) {
         let detail = "the name given in EHLO holds a space, a control character or non-ASCII";
@@ -161,9 +212,12 @@ fn hello_name(endpoint: &Endpoint, tcp: &TcpStream) -> Result<String, RelayFault
     if !name.is_empty() {
         return Ok(name.clone());
     }
-    Ok(match tcp.local_addr() {
-        Ok(SocketAddr::V4(address)) => format!("[{}]", address.ip()),
-        Ok(SocketAddr::V6(address)) => format!("[IPv6:{}]", address.ip()),
+    let Socket::Tcp(tcp) = socket else {
+        return Ok("localhost".to_owned());
+    };
+    Ok(match tcp.local_addr().map(|address| address.ip()) {
+        Ok(IpAddr::V4(address)) => format!("[{address}]"),
+        Ok(IpAddr::V6(address)) => format!("[IPv6:{address}]"),
         Err(_) => "[127.0.0.1]".to_owned(),
     })
 }
@@ -181,7 +235,7 @@ async fn greeting(wire: &mut Wire, endpoint: &Endpoint) -> Result<(), RelayFault
     Ok(())
 }
 
-/// EHLO, or HELO where the server does not know it (RFC 5321 §3.2).
+/// EHLO, or HELO where the server does not know it (RFC 5321 §3.2); LHLO in LMTP (RFC 2033 §4.1).
 async fn ehlo(wire: &mut Wire, name: &str, endpoint: &Endpoint) -> Result<Extensions, RelayFault> {
     if wire.is_out_of_turn().await {
         let said = wire.farewell().await;
@@ -192,11 +246,16 @@ async fn ehlo(wire: &mut Wire, name: &str, endpoint: &Endpoint) -> Result<Extens
         });
     }
     let patience = endpoint.timeouts.command;
-    let reply = ask(wire, Phase::Ehlo, &format!("EHLO {name}"), patience, "EHLO").await?;
+    let verb = match endpoint.protocol {
+        Protocol::Smtp => "EHLO",
+        Protocol::Lmtp => "LHLO",
+    };
+    let line = format!("{verb} {name}");
+    let reply = ask(wire, Phase::Ehlo, &line, patience, verb).await?;
     if reply.code / 100 == 2 {
         return Ok(Extensions::parse(&reply.text));
     }
-    let reply = if reply.code / 100 == 5 {
+    let reply = if reply.code / 100 == 5 && endpoint.protocol == Protocol::Smtp {
         let reply = ask(wire, Phase::Ehlo, &format!("HELO {name}"), patience, "HELO").await?;
         if reply.code / 100 == 2 {
             return Ok(Extensions::default());
@@ -205,7 +264,7 @@ async fn ehlo(wire: &mut Wire, name: &str, endpoint: &Endpoint) -> Result<Extens
     } else {
         reply
     };
-    let detail = format!("the relay refused our EHLO: {}", quote(&reply));
+    let detail = format!("the relay refused our {verb}: {}", quote(&reply));
     Err(fault(Phase::Ehlo, Some(reply), detail))
 }
 
@@ -214,56 +273,39 @@ async fn starttls(
     wire: &mut Wire,
     endpoint: &Endpoint,
     offered: &Extensions,
-) -> Result<bool, RelayFault> {
+) -> Result<bool, Trouble> {
     let required = endpoint.tls == TlsMode::StartTlsRequired;
     if !offered.starttls {
         let missing = "the relay does not offer STARTTLS, which is required";
         return if required {
-            Err(fault(Phase::StartTls, None, missing.to_owned()))
+            Err(fault(Phase::StartTls, None, missing.to_owned()).into())
         } else {
             Ok(false)
         };
     }
     let patience = endpoint.timeouts.command;
-    let reply = ask(wire, Phase::StartTls, "STARTTLS", patience, "STARTTLS").await?;
-    if reply.code / 100 != 2 {
-        if !required {
-            return Ok(false);
+    let reply = ask(wire, Phase::StartTls, "STARTTLS", patience, "STARTTLS")
+        .await
+        .map_err(Trouble::of_tls)?;
+    match reply.code / 100 {
+        2 => {}
+        4 | 5 if !required => return Ok(false), // an answer in good order: this session can go on
+        _ => {
+            let detail = format!("the relay refused STARTTLS: {}", quote(&reply));
+            let fault = fault(Phase::StartTls, Some(reply), detail);
+            return Err(Trouble::of_tls(fault));
         }
-        let detail = format!("the relay refused STARTTLS: {}", quote(&reply));
-        return Err(fault(Phase::StartTls, Some(reply), detail));
     }
     // Plain text behind the 220 would be taken for the relay's words inside TLS (CVE-2011-0411). All that
-    // has come by now is looked at; what comes later is read by the handshake, which it makes fail.
-    if wire.is_out_of_turn().await {
+    // has come by now is looked at; what comes later is read by the handshake, which it makes fail. One
+    // that just hangs up is left to the handshake, too.
+    if wire.is_out_of_turn().await && wire.unread() > 0 {
         let detail = format!(
             "the relay sent {} bytes in plain text after its reply to STARTTLS; someone may be injecting",
             wire.unread()
         );
-        return Err(fault(Phase::StartTls, None, detail));
+        wire.give_up();
+        return Err(fault(Phase::StartTls, None, detail).into());
     }
     Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn every_address_is_tried_and_a_dead_one_named() {
-        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let dead = gone.local_addr().unwrap();
-        drop(gone);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let alive = listener.local_addr().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let stream = connect_any(&[dead, alive], deadline).await.unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), alive);
-        let failure = connect_any(&[dead, dead], deadline).await.unwrap_err();
-        assert_eq!(failure.matches(&dead.to_string()).count(), 2, "{failure}");
-        let failure = connect_any(&[], deadline).await.unwrap_err();
-        assert_eq!(failure, "the name has no address");
-    }
 }

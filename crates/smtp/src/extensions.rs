@@ -1,5 +1,8 @@
 //! What a server says it can do (RFC 5321 §4.1.1.1). Pure.
 
+/// At most so many mechanisms are remembered.
+const MAX_MECHANISMS: usize = 64;
+
 /// The extensions a server offered in its reply to EHLO; all absent after HELO.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(
@@ -29,11 +32,14 @@ pub struct Extensions {
 
 impl Extensions {
     /// Reads the text of a 250 reply to EHLO: its first line is the greeting, each further line one
-    /// keyword, in any case, and its parameters.
+    /// keyword, in any case, and its parameters. `AUTH=LOGIN`, as old servers write it, is understood. Of
+    /// several sizes the smallest counts; what is no size names no limit.
     pub fn parse(text: &str) -> Self {
         let mut found = Self::default();
         for line in text.lines().skip(1) {
-            let mut words = line.split([' ', '\t', '=']).filter(|word| !word.is_empty());
+            let mut words = line
+                .split(|c: char| c.is_ascii_whitespace() || c == '=')
+                .filter(|word| !word.is_empty());
             let Some(keyword) = words.next() else {
                 continue;
             };
@@ -41,8 +47,8 @@ impl Extensions {
                 "PIPELINING" => found.pipelining = true,
                 "SIZE" => {
                     found.size = true;
-                    let limit = words.next().and_then(|n| n.parse().ok());
-                    found.size_limit = limit.filter(|&n| n > 0);
+                    let limit = words.next().and_then(size).into_iter();
+                    found.size_limit = limit.chain(found.size_limit).min();
                 }
                 "8BITMIME" => found.eight_bit_mime = true,
                 "SMTPUTF8" => found.smtputf8 = true,
@@ -51,7 +57,8 @@ impl Extensions {
                 "STARTTLS" => found.starttls = true,
                 "AUTH" => {
                     for mechanism in words.map(str::to_ascii_uppercase) {
-                        if !found.auth.contains(&mechanism) {
+                        let room = found.auth.len() < MAX_MECHANISMS;
+                        if room && !found.auth.contains(&mechanism) {
                             found.auth.push(mechanism);
                         }
                     }
@@ -61,6 +68,12 @@ impl Extensions {
         }
         found
     }
+}
+
+/// A limit in octets; zero is none (RFC 1870 §3).
+fn size(word: &str) -> Option<u64> {
+    let digits = word.bytes().all(|b| b.is_ascii_digit());
+    word.parse().ok().filter(|&n| digits && n > 0)
 }
 
 #[cfg(test)]
@@ -89,11 +102,43 @@ mod tests {
 
     #[test]
     fn a_size_of_zero_or_none_is_no_limit() {
-        for text in ["x\nSIZE", "x\nSIZE 0", "x\nSIZE many"] {
+        let huge = format!("x\nSIZE {}", "9".repeat(40));
+        for text in [
+            "x\nSIZE",
+            "x\nSIZE 0",
+            "x\nSIZE many",
+            "x\nSIZE -5",
+            "x\nSIZE +5",
+            "x\nSIZE 12kB",
+            "x\nSIZE \u{fffd}",
+            &huge,
+        ] {
             let found = Extensions::parse(text);
             assert!(found.size && found.size_limit.is_none(), "{text}");
         }
         assert_eq!(Extensions::parse("x\nSIZE=77").size_limit, Some(77));
+    }
+
+    #[test]
+    fn lines_that_come_twice_add_up_and_the_smallest_size_counts() {
+        let found =
+            Extensions::parse("x\nSIZE 20\nAUTH PLAIN\nSIZE 10\nSIZE\nAUTH login PLAIN\nSIZE 30");
+        assert_eq!(found.size_limit, Some(10));
+        assert_eq!(found.auth, ["PLAIN", "LOGIN"]);
+    }
+
+    #[test]
+    fn odd_and_over_long_lines_are_passed_over() {
+        let long = "A".repeat(60_000);
+        let mechanisms: Vec<String> = (0..10_000).map(|n| format!("M{n}")).collect();
+        let text = format!(
+            "x\n{long}\n\tDSN \n=\n==STARTTLS\nPIPELINING-ISH\n8BITMIME\r\n SIZE  7 8\nAUTH {}",
+            mechanisms.join(" ")
+        );
+        let found = Extensions::parse(&text);
+        assert!(found.dsn && found.starttls && found.eight_bit_mime && !found.pipelining);
+        assert_eq!(found.size_limit, Some(7));
+        assert_eq!(found.auth, mechanisms[..MAX_MECHANISMS]);
     }
 
     #[test]

@@ -2,22 +2,31 @@
 //! It knows nothing of Postgres, of queues or of retries.
 //!
 //! Layers, each knowing only those before it: [`reply`] and [`encode`] are pure functions over bytes,
-//! `wire` reads and writes them with deadlines, `connect` (with `tls` and `auth`) opens a session,
-//! `plan` says what to ask for a message, `turn` keeps what was answered, `session` drives both.
+//! `wire` reads and writes them over a `stream` with deadlines, `connect` (with `dial`, `tls`, `trust` and
+//! `auth`) opens a session, `plan` (with `path` and `dsn`) says what to ask for a message, `turn` keeps what was answered, `session`
+//! drives both. A [`Transcript`] listens where it is asked for.
 
 mod auth;
 mod connect;
+mod dial;
+mod dsn;
 pub mod encode;
 mod extensions;
 mod mask;
+mod path;
 mod plan;
 pub mod reply;
 mod session;
+mod stream;
 mod tls;
+mod transcript;
+mod trust;
 mod turn;
 mod types;
 mod wire;
 
+pub use dsn::{Dsn, Notify, Ret, xtext};
 pub use extensions::Extensions;
 pub use session::Session;
+pub use transcript::{Transcript, TranscriptLine, Who};
 pub use types::*;

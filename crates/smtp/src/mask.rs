@@ -14,20 +14,25 @@ pub(crate) struct Mask {
 }
 
 impl Mask {
-    pub(crate) fn new(credentials: &Credentials) -> Self {
-        if credentials.secret.is_empty() {
+    /// Masks the secret and all that goes out in its name: `responses` are in base64. A relay that takes
+    /// them apart may repeat the secret's base64 as it stands in the middle of theirs.
+    pub(crate) fn new(credentials: &Credentials, responses: &[String]) -> Self {
+        let secret = &credentials.secret;
+        if secret.is_empty() {
             return Self::default();
         }
-        let plain = format!("\0{}\0{}", credentials.username, credentials.secret);
-        let mut needles = vec![
-            STANDARD.encode(plain).trim_end_matches('=').to_owned(),
-            STANDARD
-                .encode(&credentials.secret)
-                .trim_end_matches('=')
-                .to_owned(),
-            credentials.secret.clone(),
-        ];
+        let user = STANDARD.encode(&credentials.username);
+        let whole = responses.iter().filter(|response| **response != user);
+        let mut needles: Vec<String> = whole.cloned().collect();
+        needles.extend([secret.clone(), STANDARD.encode(secret)]);
+        if secret.len() >= PREFIX {
+            needles.extend((1..3).map(|before| embedded(secret, before)));
+        }
+        for needle in &mut needles {
+            needle.truncate(needle.trim_end_matches('=').len());
+        }
         needles.sort_by_key(|needle| std::cmp::Reverse(needle.len()));
+        needles.dedup();
         Self { needles }
     }
 
@@ -60,17 +65,27 @@ impl Mask {
     }
 }
 
+/// The base64 of a secret that stands `before` octets (modulo three) into something longer, without the
+/// digits that it shares with what surrounds it.
+fn embedded(secret: &str, before: usize) -> String {
+    let mut octets = vec![0; before];
+    octets.extend_from_slice(secret.as_bytes());
+    octets.truncate(octets.len() / 3 * 3);
+    STANDARD.encode(octets).split_off(before + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::AuthMechanism;
 
     fn mask(secret: &str) -> Mask {
-        Mask::new(&Credentials {
+        let credentials = Credentials {
             username: "bob".into(),
             secret: secret.into(),
             mechanism: AuthMechanism::Auto,
-        })
+        };
+        Mask::new(&credentials, &[STANDARD.encode(format!("\0bob\0{secret}"))])
     }
 
     #[test]
@@ -92,5 +107,22 @@ mod tests {
         assert_eq!(mask("a").text("banana"), "b***n***n***");
         assert_eq!(mask("pässwörter-ß").text("no pässwörter-ß!"), "no ***!");
         assert_eq!(mask("").text("no such thing"), "no such thing");
+    }
+
+    #[test]
+    fn a_token_is_masked_wherever_it_stands_in_base64() {
+        let mask = mask("ya29.A0ARrdaM-token");
+        for before in ["", "x", "xx", "user=bob\u{1}auth=Bearer "] {
+            let echo = STANDARD.encode(format!("{before}ya29.A0ARrdaM-token and more"));
+            let text = mask.text(&echo);
+            // At most the digits that the token shares with its neighbours are left.
+            let kept: usize = text.split("***").map(str::len).sum();
+            let own = STANDARD.encode("ya29.A0ARrdaM-token").len();
+            assert!(
+                text.contains("***") && echo.len() - kept + 6 >= own,
+                "{echo} {text}"
+            );
+        }
+        assert_eq!(mask.text("dXNlcj1ib2I="), "dXNlcj1ib2I=");
     }
 }

@@ -1,9 +1,9 @@
 //! What to ask a relay for one message: which recipients can be asked for at all, with which parameters,
 //! in which commands. Pure; whatever stands here never reaches the wire unless it is safe there.
 
-use std::io::Write;
+use std::{borrow::Cow, io::Write};
 
-use crate::{Extensions, Message, Phase, RecipientResult, Verdict};
+use crate::{Extensions, Message, Phase, RecipientResult, Verdict, path::wire_form};
 
 /// At most this many commands in one write, so that their replies always fit the buffers between the two
 /// sides and neither waits for the other to read (RFC 2920 §3.1).
@@ -42,48 +42,69 @@ impl Command {
 }
 
 /// The commands for one message, numbered from 0 (RSET) and 1 (MAIL) to [`Plan::data`].
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a parameter of its own"
+)]
 pub(crate) struct Plan {
     /// Per recipient: the result, where it needs no relay to know it.
     pub(crate) results: Vec<Option<RecipientResult>>,
-    /// The recipients to ask for.
-    wanted: Vec<usize>,
+    /// The reverse path, where it is not written as it is.
+    from: Option<String>,
+    /// The recipients to ask for, and their forward paths where they are not written as they are.
+    wanted: Vec<(usize, Option<String>)>,
     size: bool,
     eight_bit: bool,
     utf8: bool,
+    dsn: bool,
 }
 
 impl Plan {
     pub(crate) fn new(message: &Message, offered: &Extensions) -> Self {
         let ascii = message.data.is_ascii();
-        let addresses = std::iter::once(&message.from).chain(&message.to);
-        let utf8 = addresses.clone().any(|a| !a.is_ascii())
-            || (!ascii && !headers(&message.data).is_ascii());
-        let refusal = refuse_message(message, offered, ascii);
+        let mut utf8 = !ascii && !headers(&message.data).is_ascii();
+        let mut from = None;
+        let refusal = refuse_message(message, offered, ascii).or_else(|| {
+            if message.from.is_empty() {
+                return None;
+            }
+            match wire_form("sender", &message.from, offered) {
+                Ok(written) => {
+                    utf8 |= !written.is_ascii();
+                    from = changed(written);
+                    None
+                }
+                Err(detail) => Some(detail),
+            }
+        });
         let mut wanted = Vec::with_capacity(message.to.len());
         let results = message.to.iter().enumerate().map(|(i, address)| {
-            let refused = refusal
-                .clone()
-                .map(|detail| (Phase::Mail, detail))
-                .or_else(|| {
-                    let detail = refuse_address("recipient", address, offered)?;
-                    Some((Phase::Rcpt, detail))
-                });
-            if refused.is_none() {
-                wanted.push(i);
+            let written = match &refusal {
+                Some(detail) => Err((Phase::Mail, detail.clone())),
+                None => wire_form("recipient", address, offered).map_err(|d| (Phase::Rcpt, d)),
+            };
+            match written {
+                Ok(written) => {
+                    utf8 |= !written.is_ascii();
+                    wanted.push((i, changed(written)));
+                    None
+                }
+                Err((phase, detail)) => Some(RecipientResult {
+                    verdict: Verdict::Permanent,
+                    phase,
+                    reply: None,
+                    detail: Some(detail),
+                }),
             }
-            refused.map(|(phase, detail)| RecipientResult {
-                verdict: Verdict::Permanent,
-                phase,
-                reply: None,
-                detail: Some(detail),
-            })
         });
         Self {
             results: results.collect(),
+            from,
             wanted,
             size: offered.size,
             eight_bit: !ascii && offered.eight_bit_mime,
             utf8: utf8 && offered.smtputf8,
+            dsn: offered.dsn && message.dsn.is_asked(),
         }
     }
 
@@ -104,7 +125,7 @@ impl Plan {
             n => self
                 .wanted
                 .get(n - 2)
-                .map_or(Command::Data, |&i| Command::Rcpt(i)),
+                .map_or(Command::Data, |(i, _)| Command::Rcpt(*i)),
         }
     }
 
@@ -121,25 +142,30 @@ impl Plan {
         let start = out.len();
         let mut next = number;
         while next <= self.data() && next - number < limit && out.len() - start < MAX_OCTETS {
-            self.write_command(self.command(next), message, out);
+            self.write_command(next, message, out);
             next += 1;
         }
         next
     }
 
-    fn write_command(&self, command: Command, message: &Message, out: &mut Vec<u8>) {
-        match command {
+    fn write_command(&self, number: usize, message: &Message, out: &mut Vec<u8>) {
+        match self.command(number) {
             Command::Rset => out.extend_from_slice(b"RSET"),
             Command::Data => out.extend_from_slice(b"DATA"),
             Command::Rcpt(i) => {
-                out.extend_from_slice(b"RCPT TO:<");
-                out.extend_from_slice(message.to[i].as_bytes());
-                out.push(b'>');
+                let (_, changed) = &self.wanted[number - 2];
+                let address = changed.as_ref().unwrap_or(&message.to[i]);
+                write_path(b"RCPT TO:<", address, out);
+                if self.dsn {
+                    message.dsn.write_rcpt(address, out);
+                }
             }
             Command::Mail => {
-                out.extend_from_slice(b"MAIL FROM:<");
-                out.extend_from_slice(message.from.as_bytes());
-                out.push(b'>');
+                write_path(
+                    b"MAIL FROM:<",
+                    self.from.as_ref().unwrap_or(&message.from),
+                    out,
+                );
                 if self.size {
                     // Writing to a Vec cannot fail.
                     let _ = write!(out, " SIZE={}", message.data.len());
@@ -150,9 +176,26 @@ impl Plan {
                 if self.utf8 {
                     out.extend_from_slice(b" SMTPUTF8");
                 }
+                if self.dsn {
+                    message.dsn.write_mail(out);
+                }
             }
         }
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn write_path(command: &[u8], address: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(command);
+    out.extend_from_slice(address.as_bytes());
+    out.push(b'>');
+}
+
+/// What is not to be written as it stood.
+fn changed(written: Cow<'_, str>) -> Option<String> {
+    match written {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(changed) => Some(changed),
     }
 }
 
@@ -180,38 +223,20 @@ fn refuse_message(message: &Message, offered: &Extensions, ascii: bool) -> Optio
         let detail = "message holds bytes beyond ASCII, and the relay does not offer 8BITMIME";
         return Some(detail.to_owned());
     }
-    if message.from.is_empty() {
-        return None;
-    }
-    refuse_address("sender", &message.from, offered)
-}
-
-/// Why an address cannot be sent to this relay, or to any.
-fn refuse_address(role: &str, address: &str, offered: &Extensions) -> Option<String> {
-    if address.is_empty() {
-        Some(format!("{role} address is empty"))
-    } else if address.contains(|c: char| c.is_control() || matches!(c, '<' | '>')) {
-        Some(format!(
-            "{role} address holds a control character or an angle bracket"
-        ))
-    } else if !address.is_ascii() && !offered.smtputf8 {
-        Some(format!(
-            "{role} address is not ASCII, and the relay does not offer SMTPUTF8"
-        ))
-    } else {
-        None
-    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Notify;
 
     fn message(from: &str, to: &[&str], data: &str) -> Message {
         Message {
             from: from.into(),
             to: to.iter().map(|&a| a.to_owned()).collect(),
             data: data.as_bytes().to_vec().into(),
+            ..Message::default()
         }
     }
 
@@ -256,6 +281,21 @@ mod tests {
     }
 
     #[test]
+    fn reports_are_asked_for_only_where_they_are_offered() {
+        let mut message = message("a@b", &["c@bücher.example", "é@d"], "x");
+        message.dsn.envid = Some("e 1".into());
+        message.dsn.notify = Notify::Never;
+        let written_to = |offered: &str| written(&message, &Extensions::parse(offered));
+        let plain = "MAIL FROM:<a@b> SMTPUTF8\r\nRCPT TO:<c@xn--bcher-kva.example>\r\n\
+                     RCPT TO:<é@d>\r\nDATA\r\n";
+        assert_eq!(written_to("x\nSMTPUTF8"), plain);
+        let asked = "MAIL FROM:<a@b> SMTPUTF8 ENVID=e+201\r\n\
+                     RCPT TO:<c@xn--bcher-kva.example> NOTIFY=NEVER ORCPT=rfc822;c@xn--bcher-kva.example\r\n\
+                     RCPT TO:<é@d> NOTIFY=NEVER ORCPT=utf-8;\\x{E9}@d\r\nDATA\r\n";
+        assert_eq!(written_to("x\nSMTPUTF8\nDSN"), asked);
+    }
+
+    #[test]
     fn long_lists_go_out_in_groups_and_without_pipelining_one_by_one() {
         let to = vec!["c@d"; 250];
         let message = message("a@b", &to, "x");
@@ -281,7 +321,7 @@ mod tests {
         ] {
             let bad = message("a@b", &["ok@d", address], "x");
             let plan = Plan::new(&bad, &everything());
-            assert_eq!(plan.wanted, [0]);
+            assert_eq!(plan.wanted, [(0, None)]);
             let result = plan.results[1].clone().unwrap();
             assert_eq!(
                 (result.verdict, result.phase),

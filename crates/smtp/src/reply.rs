@@ -1,27 +1,26 @@
 //! Replies (RFC 5321 §4.2) from a stream of bytes. Pure: it knows no sockets and no clocks.
 //!
 //! Lenient where servers differ without doubt about the meaning: code-only lines, bare LF, text in any
-//! encoding, lines longer than 512 octets. Strict where the meaning would be in doubt: then the stream is
-//! garbage and whoever reads it must let go of the connection. The result does not depend on how the
-//! bytes were cut into reads.
+//! encoding, lines longer than 512 octets, replies of any length. Strict where the meaning would be in
+//! doubt: then the stream is garbage and whoever reads it must let go of the connection. The result does
+//! not depend on how the bytes were cut into reads.
+//!
+//! Memory is bounded, patience is not: of a long reply only the beginning is kept, but it is read to its
+//! end, since it decides however long it is. Whoever reads has a deadline for the whole of it, which also
+//! ends a line that never ends.
 
 use bytes::{Buf, BytesMut};
 
 use crate::{EnhancedCode, Reply};
 
-/// The longest reply, all lines together, in octets.
+/// How much of a reply is kept, all lines together, in octets; text beyond is read and dropped.
 pub const MAX_REPLY: usize = 64 * 1024;
 
-/// The stream does not hold replies; the octets that showed it are still in the buffer.
+/// The stream does not hold replies: a line is none, or the lines of one contradict each other. The octets
+/// that showed it are still in the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Garbage {
-    /// A line that is no reply line, or a reply whose lines contradict each other.
-    #[error("not an SMTP reply")]
-    Syntax,
-    /// More than [`MAX_REPLY`] octets.
-    #[error("longer than {MAX_REPLY} octets")]
-    TooLong,
-}
+#[error("not an SMTP reply")]
+pub struct Garbage;
 
 /// Takes replies off the front of a buffer, keeping the lines of an unfinished one.
 #[derive(Debug, Default)]
@@ -30,47 +29,39 @@ pub struct ReplyParser {
     first: Option<u16>,
     text: String,
     enhanced: Option<EnhancedCode>,
-    /// Octets of this reply already taken.
+    /// Octets of this reply already taken, none of them beyond [`MAX_REPLY`] counted.
     taken: usize,
     /// Octets at the buffer's front known to hold no line end.
     scanned: usize,
+    /// The rest of an over-long line is being dropped: its code, and whether more lines follow.
+    dropping: Option<(u16, bool)>,
 }
 
 impl ReplyParser {
-    /// The next complete reply, or `None` until more bytes come. What follows it stays in `buffer`.
+    /// The next complete reply, or `None` until more bytes come. What follows it stays in `buffer`, and of
+    /// what is unfinished at most [`MAX_REPLY`] octets.
     ///
     /// # Errors
     /// [`Garbage`]; nothing sensible can be read from this stream any more.
     pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Reply>, Garbage> {
         loop {
             let Some(at) = buffer[self.scanned..].iter().position(|&b| b == b'\n') else {
+                if self.dropping.is_some() {
+                    buffer.clear();
+                } else if buffer.len() > MAX_REPLY {
+                    self.dropping = Some(self.take_line(buffer)?);
+                    buffer.clear();
+                }
                 self.scanned = buffer.len();
-                let long = self.taken + self.scanned > MAX_REPLY;
-                return if long {
-                    Err(Garbage::TooLong)
-                } else {
-                    Ok(None)
-                };
+                return Ok(None);
             };
             let length = self.scanned + at + 1;
-            self.scanned = 0;
-            if self.taken + length > MAX_REPLY {
-                return Err(Garbage::TooLong);
-            }
-            let line = &buffer[..length - 1];
-            let (code, more, text) = split(line.strip_suffix(b"\r").unwrap_or(line))?;
-            let text = String::from_utf8_lossy(text);
-            match self.first {
-                None => {
-                    self.first = Some(code);
-                    self.enhanced = enhanced_code(&text);
-                }
-                Some(first) if first / 100 != code / 100 => return Err(Garbage::Syntax),
-                Some(_) => self.text.push('\n'),
-            }
-            self.text.push_str(&text);
-            self.taken += length;
+            let (code, more) = match self.dropping.take() {
+                Some(begun) => begun,
+                None => self.take_line(&buffer[..length])?,
+            };
             buffer.advance(length);
+            self.scanned = 0;
             if !more {
                 let done = std::mem::take(self);
                 return Ok(Some(Reply {
@@ -82,7 +73,29 @@ impl ReplyParser {
         }
     }
 
-    /// Whether the first lines of a reply have come, but not its last.
+    /// Keeps what there is room for of a line, or of the beginning of one that is longer than that. Gives
+    /// its code and whether more lines follow.
+    fn take_line(&mut self, octets: &[u8]) -> Result<(u16, bool), Garbage> {
+        let line = octets.strip_suffix(b"\n").unwrap_or(octets);
+        let (code, more, text) = split(line.strip_suffix(b"\r").unwrap_or(line))?;
+        if self.first.is_some_and(|first| first / 100 != code / 100) {
+            return Err(Garbage);
+        }
+        // A line's code and separator are four octets.
+        let room = MAX_REPLY.saturating_sub(self.taken + 4);
+        let text = String::from_utf8_lossy(&text[..text.len().min(room)]);
+        if self.first.is_none() {
+            self.first = Some(code);
+            self.enhanced = enhanced_code(&text);
+        } else if room > 0 {
+            self.text.push('\n');
+        }
+        self.text.push_str(&text);
+        self.taken = MAX_REPLY.min(self.taken + octets.len());
+        Ok((code, more))
+    }
+
+    /// Whether a part of a reply has been taken, but not its end.
     pub fn is_midway(&self) -> bool {
         self.first.is_some()
     }
@@ -90,16 +103,16 @@ impl ReplyParser {
 
 /// One line's code, whether more lines follow, and its text.
 fn split(line: &[u8]) -> Result<(u16, bool, &[u8]), Garbage> {
-    let (code, rest) = line.split_first_chunk::<3>().ok_or(Garbage::Syntax)?;
+    let (code, rest) = line.split_first_chunk::<3>().ok_or(Garbage)?;
     if !matches!(code[0], b'2'..=b'5') || !code.iter().all(u8::is_ascii_digit) {
-        return Err(Garbage::Syntax);
+        return Err(Garbage);
     }
     let code = code.iter().fold(0, |n, d| n * 10 + u16::from(d - b'0'));
     match rest.split_first() {
         None => Ok((code, false, rest)),
         Some((b' ' | b'\t', text)) => Ok((code, false, text)),
         Some((b'-', text)) => Ok((code, true, text)),
-        Some(_) => Err(Garbage::Syntax),
+        Some(_) => Err(Garbage),
     }
 }
 
@@ -207,27 +220,83 @@ mod tests {
             b"250-a\r\nb\r\n",
             b" 250 a\r\n",
         ] {
-            assert_eq!(
-                parse(&[bytes]).1,
-                Some(Garbage::Syntax),
-                "{}",
-                bytes.escape_ascii()
-            );
+            assert_eq!(parse(&[bytes]).1, Some(Garbage), "{}", bytes.escape_ascii());
         }
     }
 
     #[test]
-    fn long_lines_are_tolerated_up_to_the_bound() {
+    fn long_replies_are_read_to_their_end_and_their_beginning_kept() {
         let mut line = b"250 ".to_vec();
         line.resize(MAX_REPLY - 2, b'x');
         line.extend_from_slice(b"\r\n");
         assert_eq!(one(&line).text.len(), MAX_REPLY - 6);
-        line.insert(4, b'x');
-        assert_eq!(parse(&[&line]).1, Some(Garbage::TooLong));
+        for more in [1, 2, 3, 200_000] {
+            let long = [b"250 ", &b"x".repeat(MAX_REPLY - 6 + more)[..], b"\r\n"].concat();
+            let reply = one(&long);
+            assert_eq!(
+                (reply.code, reply.text.len()),
+                (250, MAX_REPLY - 6 + more.min(2))
+            );
+        }
+        let many = [
+            b"550-5.1.1 x\r\n".repeat(MAX_REPLY),
+            b"550 end\r\n".to_vec(),
+        ]
+        .concat();
+        let reply = one(&many);
+        assert_eq!(reply.enhanced, enhanced_code("5.1.1 x"));
+        assert!(reply.code == 550 && reply.text.len() <= MAX_REPLY);
+        assert!(!reply.text.ends_with("end"));
+    }
+
+    #[test]
+    fn what_follows_a_long_reply_is_the_next_one() {
+        let long = [b"250 ", &b"x".repeat(3 * MAX_REPLY)[..], b"\r\n"].concat();
+        let both = [&long[..], b"550 no\r\n"].concat();
+        for piece in [1000, MAX_REPLY, both.len()] {
+            let pieces: Vec<&[u8]> = both.chunks(piece).collect();
+            let (replies, garbage) = parse(&pieces);
+            let codes: Vec<u16> = replies.iter().map(|reply| reply.code).collect();
+            assert_eq!((codes, garbage), (vec![250, 550], None));
+            assert_eq!(replies[1].text, "no");
+        }
+    }
+
+    #[test]
+    fn the_lines_of_a_long_reply_may_not_contradict_each_other_either() {
+        for last in [&b"550 no\r\n"[..], b"who\r\n", b"2500\r\n"] {
+            let many = [&b"250-x\r\n".repeat(MAX_REPLY)[..], last].concat();
+            assert_eq!(parse(&[&many]), (vec![], Some(Garbage)));
+        }
+    }
+
+    #[test]
+    fn a_line_that_never_ends_takes_no_room_and_one_that_is_none_is_garbage() {
+        let (mut parser, mut buffer) = (ReplyParser::default(), BytesMut::from("250 "));
+        for _ in 0..1000 {
+            buffer.extend_from_slice(&[b'x'; 1000]);
+            assert_eq!(parser.next(&mut buffer), Ok(None));
+            assert!(buffer.len() <= MAX_REPLY && parser.text.len() <= MAX_REPLY);
+        }
+        assert!(parser.is_midway());
         let endless = vec![b'2'; MAX_REPLY + 1];
-        assert_eq!(parse(&[&endless]).1, Some(Garbage::TooLong));
-        let many = b"250-x\r\n".repeat(MAX_REPLY / 7 + 1);
-        assert_eq!(parse(&[&many]).1, Some(Garbage::TooLong));
+        assert_eq!(parse(&[&endless]).1, Some(Garbage));
+    }
+
+    /// Replies about as long as the bound, and something behind them.
+    fn long_stream() -> impl Strategy<Value = Vec<u8>> {
+        let line = (
+            "[2-5][0-9]{2}",
+            "[- ]",
+            MAX_REPLY - 40..MAX_REPLY + 40,
+            "\r{0,2}",
+            "\r?\n",
+        );
+        let line = line.prop_map(|(code, separator, length, tail, end)| {
+            format!("{code}{separator}{}{tail}{end}", "é".repeat(length / 2)).into_bytes()
+        });
+        (proptest::collection::vec(line, 1..4), stream())
+            .prop_map(|(lines, rest)| [lines.concat(), rest].concat())
     }
 
     fn stream() -> impl Strategy<Value = Vec<u8>> {
@@ -259,6 +328,15 @@ mod tests {
             let single: Vec<&[u8]> = bytes.chunks(1).collect();
             prop_assert_eq!(parse(&pieces), parse(&[&bytes]));
             prop_assert_eq!(parse(&single), parse(&[&bytes]));
+        }
+
+        #[test]
+        fn the_way_long_replies_are_cut_does_not_matter(
+            bytes in long_stream(),
+            piece in prop_oneof![1usize..5000, MAX_REPLY - 9..MAX_REPLY + 9],
+        ) {
+            let pieces: Vec<&[u8]> = bytes.chunks(piece).collect();
+            prop_assert_eq!(parse(&pieces), parse(&[&bytes]));
         }
 
         #[test]

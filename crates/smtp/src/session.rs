@@ -2,32 +2,42 @@
 //!
 //! Invariants:
 //! - All replies of a group are read before anything is decided (RFC 2920 §3.1).
+//! - Of a transaction in which a reply is seen to be out of place none is believed: one too many (come
+//!   before we speak next, or in reply to the RSET that a doubtful refusal is confirmed by), one that its
+//!   command cannot have, or something that is none. Looking costs no time where mail is accepted or all
+//!   of it refused for good. What cannot be seen: a reply too many that is still on its way when the text
+//!   goes out, or when all replies are 5yz, or when the relay hangs up; one too few and then silence, as of
+//!   a slow relay; one too many made up for by one too few.
 //! - A session whose replies might be out of step is never used again: after a timeout, a broken
 //!   connection, a 421, a reply out of turn, and when a [`Session::send`] was dropped midway.
 //! - No final dot that could be taken for acceptance is written unless a recipient was accepted and DATA
 //!   was answered by exactly 354.
 
+mod body;
+
 use std::time::Duration;
 
 use crate::{
-    Endpoint, Extensions, Message, Outcome, Phase, RelayFault, Timeouts, TlsInfo, connect,
-    encode::BodyEncoder,
+    Endpoint, Extensions, Message, Outcome, Phase, Protocol, RelayFault, Timeouts, TlsInfo,
+    Transcript, connect,
     plan::{Command, Plan},
     turn::{self, Data, Heard, Turn},
     wire::{Broken, Wire},
 };
 
-/// How much of a body is encoded and written at a time, each block with its own deadline.
-const BLOCK: usize = 64 * 1024;
-
 /// How long a goodbye may take, all in all.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How long a relay may take to show that it is in step. If it keeps silent, the session ends, and the
+/// verdicts stay.
+const CONFIRMATION: Duration = Duration::from_secs(10);
 
 /// An open session, greeted and, where asked for, encrypted and authenticated.
 pub struct Session {
     wire: Wire,
     extensions: Extensions,
     timeouts: Timeouts,
+    protocol: Protocol,
     tls: Option<TlsInfo>,
     /// A `send` is under way, or was dropped midway.
     busy: bool,
@@ -56,11 +66,31 @@ impl Session {
     /// # Errors
     /// A [`RelayFault`] whose phase says how far it came. It never holds a credential.
     pub async fn connect(endpoint: &Endpoint) -> Result<Self, RelayFault> {
-        let opened = connect::open(endpoint).await?;
+        Self::open(endpoint, None).await
+    }
+
+    /// The same, with every line of the conversation in `transcript`, up to [`Session::quit`]. Secrets are
+    /// masked, and of a message only its size is told.
+    ///
+    /// # Errors
+    /// As [`Session::connect`]; the transcript then says what went wrong.
+    pub async fn connect_recorded(
+        endpoint: &Endpoint,
+        transcript: Transcript,
+    ) -> Result<Self, RelayFault> {
+        Self::open(endpoint, Some(&transcript)).await
+    }
+
+    async fn open(
+        endpoint: &Endpoint,
+        transcript: Option<&Transcript>,
+    ) -> Result<Self, RelayFault> {
+        let opened = connect::open(endpoint, transcript).await?;
         Ok(Self {
             wire: opened.wire,
             extensions: opened.extensions,
             timeouts: endpoint.timeouts,
+            protocol: endpoint.protocol,
             tls: opened.tls,
             busy: false,
             kept: false,
@@ -161,13 +191,47 @@ impl Session {
             }
         }
         self.rset_due = turn.mail_accepted && turn.data != Data::Open;
-        if turn.data != Data::Open || !self.is_our_turn(turn, Phase::Data).await {
+        let last = turn.plan.command(number - 1).phase();
+        if !self.is_our_turn(turn, last).await {
+            return false;
+        }
+        if turn.data != Data::Open {
+            self.confirm(last, turn).await;
             return false;
         }
         if turn.accepted == 0 {
             self.lone_dot().await;
         }
         turn.accepted > 0
+    }
+
+    /// Where someone's refusal for good might be the answer to something else, shows that it is not: the
+    /// reply to an RSET comes behind whatever is still on its way. It is sent ahead of its time, so that
+    /// the next transaction does without.
+    async fn confirm(&mut self, last: Phase, turn: &mut Turn) {
+        if !turn.is_doubtful() {
+            return;
+        }
+        self.wire.set_line("RSET");
+        let patience = self.timeouts.command.min(CONFIRMATION);
+        let said = match self.wire.write(patience, "sending RSET").await {
+            Ok(()) => self.wire.read(patience, "RSET").await.ok(),
+            Err(_) => self.wire.farewell().await,
+        };
+        match said {
+            Some(reply) if reply.code / 100 == 2 => {
+                self.rset_due = false;
+                // Two too many.
+                self.is_our_turn(turn, last).await;
+            }
+            // A relay that closes after a refusal means it, and so does one that keeps silent.
+            Some(reply) if reply.code == 421 => self.wire.give_up(),
+            None if !self.wire.has_spoken() => self.wire.give_up(),
+            said => {
+                turn.out_of_step(last, said, "unexpected reply to RSET");
+                self.wire.give_up();
+            }
+        }
     }
 
     /// Writes the commands from `number` on, unless the message before did, and gives the number after
@@ -198,6 +262,7 @@ impl Session {
         if !self.is_our_turn(turn, phase).await {
             return None;
         }
+        self.wire.record_commands(0);
         match self
             .wire
             .write(self.timeouts.envelope, "sending commands")
@@ -224,6 +289,9 @@ impl Session {
                 Heard::Fine => return true,
                 Heard::Stop => {}
             },
+            Err(Broken { detail }) if self.wire.has_spoken() => {
+                turn.garbled(self.kept, command.phase(), detail);
+            }
             Err(Broken { detail }) => turn.lost(self.kept, command.phase(), detail),
         }
         self.wire.give_up();
@@ -236,116 +304,39 @@ impl Session {
         if !self.wire.is_out_of_turn().await {
             return true;
         }
+        let spoken = self.wire.has_spoken();
         let said = self.wire.farewell().await;
-        let detail = match &said {
-            Some(_) => "the relay spoke out of turn",
-            None => "the relay closed the connection or spoke out of turn",
-        };
-        // Before a message's first command, this is about the connection, however young.
-        turn.lost_saying(true, phase, said, detail.to_owned());
+        if spoken {
+            let detail = "the relay spoke out of turn";
+            self.wire.note(|| detail.to_owned());
+            turn.out_of_turn(phase, said, detail);
+        } else {
+            let detail = "the relay closed the connection";
+            self.wire.note(|| detail.to_owned());
+            // Before a message's first command, this is about the connection, however young.
+            turn.lost(true, phase, detail.to_owned());
+        }
         false
     }
 
     /// Ends a transaction that has no recipients but that DATA has opened (RFC 2920 §3.1). What the relay
-    /// says to it changes nothing.
+    /// says to it changes nothing. In LMTP it says nothing for nobody, or something all the same
+    /// (RFC 2033 §4.2 forbids that 354): there the session ends.
     async fn lone_dot(&mut self) {
-        self.wire.set_line(".");
-        if self
-            .wire
-            .write(self.timeouts.data_block, "sending a lone dot")
-            .await
-            .is_ok()
-        {
-            let reply = self.wire.read(self.timeouts.data_done, "a lone dot").await;
-            if reply.is_ok_and(|reply| reply.code == 421) {
-                self.wire.give_up();
-            }
-        }
-    }
-
-    /// The text, the final dot, and behind it the commands for `next`; then the reply to the dot.
-    async fn body(&mut self, message: &Message, next: Option<&Message>, turn: &mut Turn) {
-        let mut encoder = BodyEncoder::default();
-        let (mut rest, mut first) = (&message.data[..], true);
-        while rest.len() > BLOCK {
-            let (block, tail) = rest.split_at(BLOCK);
-            rest = tail;
-            self.wire.begin();
-            encoder.encode(block, &mut self.wire.out);
-            if !self.write_block(first, turn).await {
-                return;
-            }
-            first = false;
-        }
-        self.wire.begin();
-        encoder.encode(rest, &mut self.wire.out);
-        encoder.finish(&mut self.wire.out);
-        self.wire.mark_dot();
-        if let Some(next) = next {
-            self.chain(next);
-        }
-        if self.write_block(first, turn).await {
-            self.judgement(turn).await;
-        }
-    }
-
-    /// Appends the commands for the next message, if all of them fit one group.
-    fn chain(&mut self, next: &Message) {
-        let plan = Plan::new(next, &self.extensions);
-        if plan.is_empty() {
+        if self.protocol == Protocol::Lmtp {
+            self.wire.note(|| "DATA was opened for nobody".to_owned());
+            self.wire.give_up();
             return;
         }
-        let end = plan.write_group(next, 1, true, &mut self.chained);
-        if end <= plan.data() {
-            self.chained.clear();
-        }
-        self.wire.out.extend_from_slice(&self.chained);
-    }
-
-    /// Writes a block of the text. False: the turn is over, and so is the session.
-    async fn write_block(&mut self, first: bool, turn: &mut Turn) -> bool {
-        if !first && !self.is_our_turn(turn, Phase::Body).await {
-            return false;
-        }
-        let Err(broken) = self
-            .wire
-            .write(self.timeouts.data_block, "sending the message")
-            .await
-        else {
-            return true;
-        };
-        if self.wire.dot_is_out() {
-            // Only the next message's commands failed; the reply to this one may still come.
-            self.judgement(turn).await;
+        self.wire.set_line(".");
+        let (patience, doing) = (self.timeouts.data_block, "sending a lone dot");
+        if self.wire.write(patience, doing).await.is_err() {
             self.wire.give_up();
-            return false;
+            return;
         }
-        let said = self.wire.farewell().await;
-        turn.lost_saying(self.kept, Phase::Body, said, broken.detail);
-        false
-    }
-
-    /// Reads the reply to the final dot.
-    async fn judgement(&mut self, turn: &mut Turn) {
-        match self
-            .wire
-            .read(self.timeouts.data_done, "the final dot")
-            .await
-        {
-            Ok(reply) if reply.code == 421 => {
-                self.wire.clear_dot();
-                self.wire.give_up();
-                turn.closing(Phase::Dot, reply);
-            }
-            Ok(reply) => {
-                turn.judge(Phase::Dot, &reply);
-                if reply.code / 100 == 3 {
-                    self.wire.give_up();
-                } else {
-                    self.wire.clear_dot();
-                }
-            }
-            Err(Broken { detail }) => turn.uncertain(&detail),
+        let reply = self.wire.read(self.timeouts.data_done, "a lone dot").await;
+        if reply.is_ok_and(|reply| reply.code == 421) {
+            self.wire.give_up();
         }
     }
 }

@@ -1,4 +1,7 @@
 //! What a relay has answered to one message so far, and what follows from it. Pure.
+//!
+//! A reply is known for what it answers by its place alone. Once one is seen to be out of place, none of
+//! this transaction's is believed: what the relay seemed to have decided becomes transient.
 
 use crate::{
     Outcome, Phase, RecipientResult, RelayFault, Reply, Verdict,
@@ -24,6 +27,7 @@ pub(crate) enum Data {
 }
 
 /// One message's attempt.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Turn {
     pub(crate) plan: Plan,
     results: Vec<Option<RecipientResult>>,
@@ -32,6 +36,8 @@ pub(crate) struct Turn {
     judged: bool,
     /// Whether any command of this message was answered.
     answered: bool,
+    /// Whether every recipient, and DATA where it was answered, was refused by 5yz.
+    unanimous: bool,
     pub(crate) mail_accepted: bool,
     pub(crate) accepted: usize,
     pub(crate) data: Data,
@@ -45,6 +51,7 @@ impl Turn {
             fault: None,
             judged: false,
             answered: false,
+            unanimous: true,
             mail_accepted: false,
             accepted: 0,
             data: Data::Unanswered,
@@ -82,15 +89,10 @@ impl Turn {
                 self.not_tried(Phase::Rset, Some(reply), detail);
                 Heard::Stop
             }
-            Command::Data => self.hear_data(&reply),
+            Command::Data => self.hear_data(reply),
             _ if reply.code / 100 == 3 => {
-                let detail = Some(format!("unexpected reply to {}", command.name()));
-                self.settle(
-                    Verdict::Transient,
-                    command.phase(),
-                    Some(&reply),
-                    detail.as_deref(),
-                );
+                let detail = format!("unexpected reply to {}", command.name());
+                self.out_of_step(command.phase(), Some(reply), &detail);
                 Heard::Stop
             }
             Command::Mail => {
@@ -108,6 +110,7 @@ impl Turn {
     }
 
     fn hear_rcpt(&mut self, i: usize, reply: Reply) {
+        self.unanimous &= reply.code / 100 == 5;
         if !self.mail_accepted {
             return; // MAIL has decided already
         }
@@ -130,42 +133,60 @@ impl Turn {
         });
     }
 
-    fn hear_data(&mut self, reply: &Reply) -> Heard {
+    fn hear_data(&mut self, reply: Reply) -> Heard {
+        self.unanimous &= reply.code / 100 == 5;
         match reply.code {
             354 => self.data = Data::Open,
             400..=599 => {
                 self.data = Data::Refused;
-                self.judge(Phase::Data, reply);
+                self.judge(Phase::Data, &reply);
             }
             _ => {
-                let detail = Some("unexpected reply to DATA");
-                self.settle(Verdict::Transient, Phase::Data, Some(reply), detail);
+                self.out_of_step(Phase::Data, Some(reply), "unexpected reply to DATA");
                 return Heard::Stop;
             }
         }
         Heard::Fine
     }
 
+    /// Whether a refusal for good might be someone else's. Where all were refused like that, DATA
+    /// included, it would still be a refusal if each reply were the one before it.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        let refused = |result: &RecipientResult| {
+            result.verdict == Verdict::Permanent && result.reply.is_some()
+        };
+        !self.unanimous && self.results.iter().flatten().any(refused)
+    }
+
+    /// Replies and commands do not match: whatever the relay seems to have decided is transient.
+    pub(crate) fn out_of_step(&mut self, phase: Phase, said: Option<Reply>, detail: &str) {
+        for result in &mut self.results {
+            if result.as_ref().is_some_and(|result| result.reply.is_some()) {
+                *result = None;
+            }
+        }
+        // What refuses something else must not be taken for a refusal by anyone who only sees its code.
+        let (refusal, odd): (Option<Reply>, Option<Reply>) = match said {
+            Some(reply) if reply.code >= 400 => (Some(reply), None),
+            said => (None, said),
+        };
+        let said = refusal.map_or_else(String::new, |reply| format!(" ({})", quote(&reply)));
+        let detail = format!("{detail}{said}: no reply of this transaction is believed");
+        self.settle(Verdict::Transient, phase, odd.as_ref(), Some(&detail));
+    }
+
     /// All undecided recipients get what a reply says to all of them.
     pub(crate) fn judge(&mut self, phase: Phase, reply: &Reply) {
         self.judged = true;
-        let (verdict, detail) = match (phase, reply.code / 100) {
-            (Phase::Dot, 2) => (Verdict::Delivered, None),
-            (Phase::Dot, 3) => (
-                Verdict::Uncertain,
-                Some("unexpected reply to the final dot"),
-            ),
-            (_, 4) => (Verdict::Transient, None),
-            (_, 5) => (Verdict::Permanent, None),
-            _ => (Verdict::Transient, Some("unexpected reply")),
-        };
+        let (verdict, detail) = opinion(phase, reply);
         self.settle(verdict, phase, Some(reply), detail);
     }
 
-    /// A 421, wherever it came: the relay's trouble, unless it has judged some recipients before.
+    /// A 421, wherever it came: the relay's trouble. The recipients it has judged before stay judged, and
+    /// the others were not tried.
     pub(crate) fn closing(&mut self, phase: Phase, reply: Reply) {
         if self.judged {
-            self.settle(Verdict::Transient, phase, Some(&reply), None);
+            self.settle(Verdict::Untried, phase, Some(&reply), None);
         } else {
             let detail = format!("the relay is closing the connection: {}", quote(&reply));
             self.not_tried(phase, Some(reply), detail);
@@ -182,18 +203,26 @@ impl Turn {
         }
     }
 
-    /// The connection broke, but the relay said something before; `None`: it did not. Only within the
-    /// text is it clear what that was about.
+    /// What came instead of a reply is none, or not a whole one.
+    pub(crate) fn garbled(&mut self, kept: bool, phase: Phase, detail: String) {
+        if self.answered {
+            self.out_of_step(phase, None, &detail);
+        } else {
+            self.lost(kept, phase, detail);
+        }
+    }
+
+    /// The connection broke, but the relay said something before; `None`: it did not.
     pub(crate) fn lost_saying(
         &mut self,
         kept: bool,
         phase: Phase,
-        reply: Option<Reply>,
+        said: Option<Reply>,
         detail: String,
     ) {
-        match reply {
+        match said {
             Some(reply) if reply.code == 421 => self.closing(phase, reply),
-            Some(reply) if phase == Phase::Body => self.judge(phase, &reply),
+            Some(_) if phase == Phase::Body => self.out_of_turn(phase, said, &detail),
             Some(reply) if self.answered => {
                 self.settle(Verdict::Transient, phase, Some(&reply), Some(&detail));
             }
@@ -205,9 +234,52 @@ impl Turn {
         }
     }
 
+    /// The relay spoke when it was our turn; `None`: what it said is no reply. Before it has answered
+    /// anything this is about the connection, and within the text it may be a refusal of that.
+    pub(crate) fn out_of_turn(&mut self, phase: Phase, said: Option<Reply>, detail: &str) {
+        match said {
+            Some(reply) if reply.code == 421 => self.closing(phase, reply),
+            Some(reply) if phase == Phase::Body && reply.code >= 400 => self.judge(phase, &reply),
+            said if self.answered => self.out_of_step(phase, said, detail),
+            Some(reply) => {
+                let detail = format!("{detail}: {}", quote(&reply));
+                self.not_tried(phase, Some(reply), detail);
+            }
+            None => self.not_tried(phase, None, detail.to_owned()),
+        }
+    }
+
     /// Silence after the final dot.
     pub(crate) fn uncertain(&mut self, detail: &str) {
         self.settle(Verdict::Uncertain, Phase::Dot, None, Some(detail));
+    }
+
+    /// How many recipients no one has decided about: before the dot is answered, the accepted ones.
+    pub(crate) fn undecided(&self) -> usize {
+        self.results.iter().filter(|r| r.is_none()).count()
+    }
+
+    /// LMTP: a reply for each accepted recipient in order (RFC 2033 §4.2), as many as came; `detail` says
+    /// why the others did not. A 421 to everyone is the relay's trouble, as it is in SMTP.
+    pub(crate) fn judge_each(&mut self, replies: Vec<Reply>, detail: &str) {
+        let complete = replies.len() == self.undecided();
+        if complete && !self.judged && replies.iter().all(|reply| reply.code == 421) {
+            if let Some(reply) = replies.into_iter().next() {
+                self.closing(Phase::Dot, reply);
+            }
+            return;
+        }
+        let undecided = self.results.iter_mut().filter(|r| r.is_none());
+        for (result, reply) in undecided.zip(replies) {
+            let (verdict, detail) = opinion(Phase::Dot, &reply);
+            *result = Some(RecipientResult {
+                verdict,
+                phase: Phase::Dot,
+                reply: Some(reply),
+                detail: detail.map(str::to_owned),
+            });
+        }
+        self.uncertain(detail);
     }
 
     fn not_tried(&mut self, phase: Phase, reply: Option<Reply>, detail: String) {
@@ -234,6 +306,21 @@ impl Turn {
                 detail: detail.map(str::to_owned),
             });
         }
+    }
+}
+
+/// What a reply that decides means.
+fn opinion(phase: Phase, reply: &Reply) -> (Verdict, Option<&'static str>) {
+    match (phase, reply.code / 100) {
+        (Phase::Dot, 2) => (Verdict::Delivered, None),
+        (Phase::Dot, 3) => (
+            Verdict::Uncertain,
+            Some("unexpected reply to the final dot"),
+        ),
+        _ if reply.code == 421 => (Verdict::Untried, None),
+        (_, 4) => (Verdict::Transient, None),
+        (_, 5) => (Verdict::Permanent, None),
+        _ => (Verdict::Transient, Some("unexpected reply")),
     }
 }
 

@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 
+use crate::Dsn;
+
 /// How a connection to a relay is protected (RFC 8314, RFC 3207).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TlsMode {
@@ -11,21 +13,37 @@ pub enum TlsMode {
     Implicit,
     /// `starttls=required`: no MAIL and no AUTH without TLS.
     StartTlsRequired,
-    /// `starttls=opportunistic`: TLS where offered; credentials only ever inside TLS.
+    /// `starttls=opportunistic`: TLS where offered, with any certificate; where it fails, once more without.
+    /// With credentials to send, which only ever go inside TLS, the certificate is verified and nothing is
+    /// tried without.
     StartTlsOpportunistic,
     /// `starttls=never`.
     Never,
 }
 
+/// What is spoken with the relay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// RFC 5321: one reply after the final dot, for all recipients.
+    #[default]
+    Smtp,
+    /// RFC 2033, for local delivery: a reply for each accepted recipient.
+    Lmtp,
+}
+
 /// Which SASL mechanism to use (RFC 4954).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AuthMechanism {
-    /// The best that both sides know.
+    /// The best of PLAIN and LOGIN that the relay offers.
     Auto,
     /// RFC 4616.
     Plain,
     /// The old LOGIN mechanism.
     Login,
+    /// The mechanism that preceded RFC 7628 and that big providers speak. The secret is an access token.
+    XOAuth2,
+    /// RFC 7628. The secret is an access token.
+    OAuthBearer,
 }
 
 /// A user name and its secret. `Debug` never prints the secret.
@@ -84,10 +102,14 @@ impl Default for Timeouts {
 /// Where and how to reach one relay.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
+    /// What is spoken there.
+    pub protocol: Protocol,
     /// Host name or address literal without brackets; also the name that the certificate must carry.
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// A Unix socket to connect to instead; `host` then only names the relay in messages.
+    pub socket: Option<PathBuf>,
     /// Protection of the connection.
     pub tls: TlsMode,
     /// PEM file with the trust anchors for this relay; `None`: the system's.
@@ -100,8 +122,26 @@ pub struct Endpoint {
     pub timeouts: Timeouts,
 }
 
+/// No host yet, SMTP on port 25, STARTTLS required, the system's trust anchors, no credentials, our address
+/// as name.
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self {
+            protocol: Protocol::default(),
+            host: String::new(),
+            port: 25,
+            socket: None,
+            tls: TlsMode::StartTlsRequired,
+            ca_file: None,
+            credentials: None,
+            helo_name: String::new(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
 /// One message ready for the wire.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Message {
     /// Reverse path without angle brackets; empty for the null sender.
     pub from: String,
@@ -109,6 +149,8 @@ pub struct Message {
     pub to: Vec<String>,
     /// The RFC 5322 message with CRLF line ends, not yet dot-stuffed.
     pub data: Bytes,
+    /// What to report about its delivery, and to whom; written only where the relay offers DSN.
+    pub dsn: Dsn,
 }
 
 impl AsRef<Message> for Message {
@@ -181,6 +223,9 @@ pub enum Verdict {
     Permanent,
     /// Silence or a broken connection after the final dot: perhaps accepted.
     Uncertain,
+    /// The relay closed (421) before it judged this recipient, though it had judged others: nothing was
+    /// accepted, and no attempt is to be counted.
+    Untried,
 }
 
 /// The result for one recipient, at the same index as in [`Message::to`].

@@ -8,19 +8,23 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::timeout,
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::{Reply, mask::Mask, reply::ReplyParser};
+use crate::{
+    Reply, Transcript, Who,
+    mask::Mask,
+    reply::ReplyParser,
+    stream::{Socket, Stream},
+};
 
 /// Within TLS, octets are handed over one record at a time. A write that fails then has not completed its
 /// record, and no receiver can read a part of one: none of these octets arrived.
@@ -51,11 +55,6 @@ impl Broken {
     }
 }
 
-pub(crate) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
 pub(crate) struct Wire {
     stream: Stream,
     incoming: BytesMut,
@@ -67,10 +66,11 @@ pub(crate) struct Wire {
     /// Where in `out` the final dot of a message ends.
     dot_end: Option<usize>,
     broken: bool,
+    transcript: Option<Transcript>,
 }
 
 impl Wire {
-    pub(crate) fn new(stream: Stream) -> Self {
+    pub(crate) fn new(stream: Stream, transcript: Option<Transcript>) -> Self {
         Self {
             stream,
             incoming: BytesMut::with_capacity(4096),
@@ -80,12 +80,23 @@ impl Wire {
             sent: 0,
             dot_end: None,
             broken: false,
+            transcript,
         }
     }
 
-    /// Takes the connection back, for TLS to begin; nothing read so far survives.
-    pub(crate) fn into_stream(self) -> Stream {
-        self.stream
+    /// Takes an unencrypted connection out, for TLS to begin.
+    pub(crate) fn take_socket(&mut self) -> Option<Socket> {
+        match std::mem::replace(&mut self.stream, Stream::Closed) {
+            Stream::Plain(socket) => Some(socket),
+            Stream::Tls(_) | Stream::Closed => None,
+        }
+    }
+
+    /// Goes on within TLS; nothing that was read before survives.
+    pub(crate) fn restart(&mut self, stream: TlsStream<Socket>) {
+        self.stream = Stream::Tls(Box::new(stream));
+        self.incoming.clear();
+        self.parser = ReplyParser::default();
     }
 
     /// From now on these secrets are known to the relay, which may repeat them.
@@ -93,20 +104,62 @@ impl Wire {
         self.mask = mask;
     }
 
+    pub(crate) fn mask(&self) -> &Mask {
+        &self.mask
+    }
+
     pub(crate) fn is_broken(&self) -> bool {
         self.broken
     }
 
-    /// Nothing more is to be done on this connection.
+    /// Nothing more is to be done on this connection: it is closed.
     pub(crate) fn give_up(&mut self) {
         self.broken = true;
+        self.stream = Stream::Closed;
     }
 
     /// Replaces what is to be sent by one line.
     pub(crate) fn set_line(&mut self, line: &str) {
+        self.set_secret(line, line);
+    }
+
+    /// Replaces what is to be sent by one line of which only `shown` may be seen.
+    pub(crate) fn set_secret(&mut self, line: &str, shown: &str) {
         self.begin();
         self.out.extend_from_slice(line.as_bytes());
         self.out.extend_from_slice(b"\r\n");
+        self.record(Who::Us, shown);
+    }
+
+    /// Writes down the commands that stand in `out` from `start` on.
+    pub(crate) fn record_commands(&self, start: usize) {
+        if self.transcript.is_some() {
+            let commands = String::from_utf8_lossy(&self.out[start..]);
+            commands.lines().for_each(|line| self.record(Who::Us, line));
+        }
+    }
+
+    /// Writes down what happened.
+    pub(crate) fn note(&self, text: impl FnOnce() -> String) {
+        if let Some(transcript) = &self.transcript {
+            transcript.note(&text());
+        }
+    }
+
+    fn record(&self, who: Who, text: &str) {
+        if let Some(transcript) = &self.transcript {
+            transcript.add(who, text);
+        }
+    }
+
+    fn record_reply(&self, reply: &Reply) {
+        if self.transcript.is_some() {
+            let mut lines = reply.text.split('\n').peekable();
+            while let Some(line) = lines.next() {
+                let separator = if lines.peek().is_some() { '-' } else { ' ' };
+                self.record(Who::Relay, &format!("{}{separator}{line}", reply.code));
+            }
+        }
     }
 
     /// Empties `out` for a new write.
@@ -131,37 +184,81 @@ impl Wire {
         self.dot_end.is_some_and(|end| self.sent >= end)
     }
 
-    /// Sends `out`. `doing` completes "timed out after N s …".
+    /// Sends `out`. `doing` completes "timed out after N s …". After a failure the relay may still have
+    /// something to say.
     pub(crate) async fn write(&mut self, patience: Duration, doing: &str) -> Result<(), Broken> {
-        let writing = async {
-            while self.sent < self.out.len() {
-                let piece = &self.out[self.sent..];
-                let n = match &mut self.stream {
-                    Stream::Plain(stream) => stream.write(piece).await?,
-                    Stream::Tls(stream) => {
-                        stream.write(&piece[..piece.len().min(TLS_RECORD)]).await?
-                    }
-                };
-                if n == 0 {
-                    return Err(io::ErrorKind::WriteZero.into());
-                }
-                self.sent += n;
+        self.put(patience, doing, false).await.map(|_| ())
+    }
+
+    /// Sends `out`, a part of a message's text. False: the relay spoke or hung up while it took nothing
+    /// more, so that it is not all sent, and the rest is not to be. Once a final dot is out, the relay's
+    /// words are its answer and stop nothing.
+    pub(crate) async fn write_text(
+        &mut self,
+        patience: Duration,
+        doing: &str,
+    ) -> Result<bool, Broken> {
+        self.put(patience, doing, true).await
+    }
+
+    async fn put(
+        &mut self,
+        patience: Duration,
+        doing: &str,
+        listening: bool,
+    ) -> Result<bool, Broken> {
+        let putting = poll_fn(|cx| match self.poll_put(cx) {
+            Poll::Pending if listening && !self.dot_is_out() && self.poll_spoken(cx) => {
+                Poll::Ready(Ok(false))
             }
-            match &mut self.stream {
-                Stream::Plain(_) => Ok(()),
-                Stream::Tls(stream) => stream.flush().await,
-            }
-        };
-        let failure = match timeout(patience, writing).await {
-            Ok(Ok(())) => return Ok(()),
+            put => put.map_ok(|()| true),
+        });
+        let failure = match timeout(patience, putting).await {
+            Ok(Ok(whole)) => return Ok(whole),
             Ok(Err(error)) => Broken::lost(&error, doing),
             Err(_) => Broken::timed_out(patience, doing),
         };
         self.broken = true;
+        self.note(|| failure.detail.clone());
         Err(failure)
     }
 
-    /// The next reply. `to` names what it answers.
+    /// Hands over what is left of `out`.
+    fn poll_put(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let most = match self.stream {
+            Stream::Tls(_) => TLS_RECORD,
+            Stream::Plain(_) | Stream::Closed => usize::MAX,
+        };
+        while self.sent < self.out.len() {
+            let piece = &self.out[self.sent..];
+            let piece = &piece[..piece.len().min(most)];
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, piece))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.sent += n,
+            }
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Whether anything has come, or the connection has ended. If not, `cx` is told when it does.
+    fn poll_spoken(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut space = [0; 512];
+        let mut buffer = ReadBuf::new(&mut space);
+        let spoken = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
+        self.incoming.extend_from_slice(buffer.filled());
+        spoken.is_ready()
+    }
+
+    /// Has what comes next acknowledged without waiting for something to send.
+    pub(crate) fn acknowledge_at_once(&self) {
+        match &self.stream {
+            Stream::Plain(socket) => socket.acknowledge_at_once(),
+            Stream::Tls(stream) => stream.get_ref().0.acknowledge_at_once(),
+            Stream::Closed => {}
+        }
+    }
+
+    /// The next reply. `to` names what it answers. After a failure the connection is closed.
     pub(crate) async fn read(&mut self, patience: Duration, to: &str) -> Result<Reply, Broken> {
         let reading = async {
             loop {
@@ -179,12 +276,16 @@ impl Wire {
             }
         };
         let failure = match timeout(patience, reading).await {
-            Ok(Ok(reply)) => return Ok(reply),
+            Ok(Ok(reply)) => {
+                self.record_reply(&reply);
+                return Ok(reply);
+            }
             Ok(Err(error)) if error.kind() == io::ErrorKind::Other => self.garbage(&error, to),
             Ok(Err(error)) => Broken::lost(&error, &format!("before its reply to {to}")),
             Err(_) => Broken::timed_out(patience, &format!("waiting for the reply to {to}")),
         };
-        self.broken = true;
+        self.give_up();
+        self.note(|| failure.detail.clone());
         Err(failure)
     }
 
@@ -193,7 +294,7 @@ impl Wire {
             .split(|&b| b == b'\n')
             .next()
             .unwrap_or_default();
-        let start = String::from_utf8_lossy(line)
+        let start = String::from_utf8_lossy(line.trim_ascii_end())
             .chars()
             .take(200)
             .collect::<String>();
@@ -204,31 +305,33 @@ impl Wire {
         }
     }
 
-    /// A reply that the relay left before the connection broke, if any: it may say why.
+    /// The next reply if it has come already, more or less: the relay is about to hang up.
+    pub(crate) async fn read_soon(&mut self, to: &str) -> Result<Reply, Broken> {
+        self.read(FAREWELL, to).await
+    }
+
+    /// A reply that the relay left before the connection broke, if any: it may say why. Then the
+    /// connection is closed.
     pub(crate) async fn farewell(&mut self) -> Option<Reply> {
-        let reply = self.read(FAREWELL, "nothing").await.ok();
-        self.broken = true;
+        let transcript = self.transcript.take();
+        let reply = self.read_soon("nothing").await.ok();
+        self.transcript = transcript;
+        if let Some(reply) = &reply {
+            self.record_reply(reply);
+        }
+        self.give_up();
         reply
     }
 
-    /// Whether the relay speaks, or has hung up, while it is our turn. Does not wait.
+    /// Whether the relay speaks, or has hung up, while it is our turn. Does not wait: what is still on its
+    /// way is not seen.
     pub(crate) async fn is_out_of_turn(&mut self) -> bool {
-        if !self.incoming.is_empty() || self.parser.is_midway() {
-            return true;
-        }
-        let (stream, incoming) = (&mut self.stream, &mut self.incoming);
-        poll_fn(|cx| {
-            let mut space = [0; 512];
-            let mut buffer = ReadBuf::new(&mut space);
-            Poll::Ready(match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
-                Poll::Pending => false,
-                Poll::Ready(_) => {
-                    incoming.extend_from_slice(buffer.filled());
-                    true
-                }
-            })
-        })
-        .await
+        self.has_spoken() || poll_fn(|cx| Poll::Ready(self.poll_spoken(cx))).await
+    }
+
+    /// Whether anything has come that nobody has read to its end.
+    pub(crate) fn has_spoken(&self) -> bool {
+        !self.incoming.is_empty() || self.parser.is_midway()
     }
 
     /// How many octets have come that nobody has read.
@@ -236,28 +339,20 @@ impl Wire {
         self.incoming.len()
     }
 
+    /// Says QUIT without waiting for the reply, if there is still someone to say it to, and closes
+    /// (RFC 5321 §4.1.1.10). Takes at most twice `patience`.
+    pub(crate) async fn leave(mut self, patience: Duration) {
+        if !self.broken {
+            self.set_line("QUIT");
+            // Nothing depends on it: the session is over either way.
+            let _ = self.write(patience, "sending QUIT").await;
+        }
+        self.close(patience).await;
+    }
+
     /// Says goodbye to the transport, within `patience`.
     pub(crate) async fn close(mut self, patience: Duration) {
-        let closing = async {
-            match &mut self.stream {
-                Stream::Plain(stream) => stream.shutdown().await,
-                Stream::Tls(stream) => stream.shutdown().await,
-            }
-        };
         // Nothing depends on it: the session is over either way.
-        let _ = timeout(patience, closing).await;
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
-        }
+        let _ = timeout(patience, self.stream.shutdown()).await;
     }
 }

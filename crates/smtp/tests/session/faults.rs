@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use mail_smtp::{Outcome, Phase, Timeouts};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use crate::{
     SHORT, brief, detail, message, message_saying, patient, send, session, session_with,
@@ -44,9 +44,10 @@ async fn silence_ends_the_session_and_says_where() {
             ),
         ] {
             let script = Script::new(pipelining).on(phase, Act::Silence);
-            let (_server, mut session) = session_with(script, timeouts).await;
+            let (server, mut session) = session_with(script, timeouts).await;
             let outcome = send(&mut session, &message(1)).await;
             assert_eq!(brief(&outcome), [result]);
+            server.ended().await;
             assert_eq!(
                 detail(&outcome),
                 format!("timed out after 0.1 s waiting for {says}")
@@ -168,10 +169,7 @@ async fn a_354_that_comes_before_data_is_said_opens_nothing() {
         .on(Phase::Data, say("250 ok"));
     let (server, mut session) = session(script).await;
     let outcome = send(&mut session, &message(2)).await;
-    assert_eq!(
-        brief(&outcome),
-        ["Transient Data 354", "Permanent Rcpt 550"]
-    );
+    assert_eq!(brief(&outcome), ["Transient Data 354"; 2]);
     assert!(!session.is_usable() && server.first().messages.is_empty());
 }
 
@@ -192,6 +190,44 @@ async fn a_connection_cut_within_the_text_has_accepted_nothing() {
             let outcome = send(&mut session, &message).await;
             assert_eq!(brief(&outcome), [result], "{outcome:?}");
             assert!(!session.is_usable() && !session.maybe_accepted());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_answers_within_the_text_and_stops_reading_is_heard_at_once() {
+    let big = message_saying(2, &"0123456789\r\n".repeat(2_000_000));
+    for pipelining in [true, false] {
+        for (words, results) in [
+            (
+                &b"552 5.3.4 too big\r\n"[..],
+                &["Permanent Rcpt 550", "Permanent Body 552"][..],
+            ),
+            (
+                b"452 4.3.1 no room\r\n",
+                &["Permanent Rcpt 550", "Transient Body 452"],
+            ),
+            (
+                b"421 4.3.2 bye\r\n",
+                &["Permanent Rcpt 550", "Untried Body 421"],
+            ),
+            (
+                b"250 2.0.0 queued\r\n",
+                &["Transient Body 250", "Transient Body 250"],
+            ),
+        ] {
+            for limit in [1, 1_000_000] {
+                let script = Script::new(pipelining)
+                    .on(Phase::Rcpt, say("550 no"))
+                    .on(Phase::Body, Act::BalkAt(limit, words.to_vec()));
+                // The patience for a block is ten seconds.
+                let (_server, mut session) = session(script).await;
+                let outcome = timeout(Duration::from_secs(5), send(&mut session, &big))
+                    .await
+                    .expect("no waiting for the relay to read on");
+                assert_eq!(brief(&outcome), results, "{outcome:?}");
+                assert!(!session.is_usable() && !session.maybe_accepted());
+            }
         }
     }
 }
@@ -264,7 +300,7 @@ async fn quit_is_said_and_does_not_wait_for_ever() {
     );
 
     let (_server, session) = crate::session(Script::new(true).on(Phase::Quit, Act::Silence)).await;
-    tokio::time::timeout(Duration::from_secs(5), session.quit())
+    timeout(Duration::from_secs(5), session.quit())
         .await
         .expect("a bounded goodbye");
 }

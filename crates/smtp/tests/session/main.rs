@@ -4,11 +4,17 @@
 mod support;
 
 mod faults;
+mod lmtp;
 mod model;
+mod oauth;
 mod opening;
+mod opportunistic;
+mod patience;
 mod pipelining;
+mod steps;
 mod tls;
 mod transaction;
+mod transcript;
 
 use std::time::Duration;
 
@@ -37,10 +43,9 @@ fn endpoint(server: &Server) -> Endpoint {
         host: "localhost".to_owned(),
         port: server.port,
         tls: TlsMode::Never,
-        ca_file: None,
-        credentials: None,
         helo_name: "client.example".to_owned(),
         timeouts: patient(),
+        ..Endpoint::default()
     }
 }
 
@@ -71,6 +76,7 @@ fn message_saying(recipients: usize, text: &str) -> Message {
             .map(|i| format!("to{i}@example.com"))
             .collect(),
         data: format!("Subject: x\r\n\r\n{text}").into_bytes().into(),
+        ..Message::default()
     }
 }
 

@@ -1,12 +1,13 @@
 //! TLS: whom it trusts, what it says when it does not, and what never goes out without it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use mail_smtp::{AuthMechanism, Credentials, Endpoint, Phase, RelayFault, Session, TlsMode};
 use rustls::version;
+use tokio::time::timeout;
 
 use crate::{
-    brief, endpoint, message, send,
+    brief, endpoint, message, message_saying, send,
     support::{
         Act, Script, Server, say,
         tls::{Authority, Flaw},
@@ -126,15 +127,37 @@ async fn a_large_message_and_a_cut_one_are_told_apart_within_tls() {
 #[tokio::test]
 async fn a_certificate_that_cannot_be_trusted_is_a_fault_that_says_why() {
     let authority = Authority::new();
+    let file = authority.file.display();
     for (flaw, says) in [
-        (Flaw::Expired, "\"localhost\" has expired"),
-        (Flaw::NotYetValid, "\"localhost\" is not yet valid"),
+        (Flaw::Expired, "has expired, ".to_owned()),
+        (
+            Flaw::NotYetValid,
+            "is not yet valid, it will be in ".to_owned(),
+        ),
         (
             Flaw::SelfSigned,
-            "\"localhost\" is self-signed or its issuer is",
+            format!("is self-signed and not in \"{file}\""),
         ),
-        (Flaw::OtherName, "another name than \"localhost\""),
+        (
+            Flaw::SelfSignedAuthority,
+            "is self-signed and says CA:TRUE, which a server's must not".to_owned(),
+        ),
+        (
+            Flaw::OtherName,
+            "is for another name: \"other.example\", not \"localhost\"".to_owned(),
+        ),
+        (
+            Flaw::OtherAuthority,
+            format!("was issued by \"Another\", which is not in \"{file}\""),
+        ),
+        (
+            Flaw::OtherKey,
+            format!(
+                "says it was issued by \"Test Authority\", but the key of that name in \"{file}\" is another"
+            ),
+        ),
     ] {
+        let says = format!("the certificate of \"localhost\" {says}");
         for mode in MODES {
             // With a secret to send, opportunistic TLS verifies, too.
             let script = script(&authority, flaw, mode);
@@ -142,7 +165,11 @@ async fn a_certificate_that_cannot_be_trusted_is_a_fault_that_says_why() {
                 connect(script, mode, Some(authority.file.clone()), Some(login())).await;
             let fault = session.expect_err("a fault");
             assert_eq!(fault.phase, Phase::Tls);
-            assert!(fault.detail.contains(says), "{flaw:?}: {}", fault.detail);
+            assert!(
+                fault.detail.starts_with(&says),
+                "{flaw:?}: {}",
+                fault.detail
+            );
             assert!(
                 server
                     .first()
@@ -162,7 +189,7 @@ async fn an_authority_the_system_does_not_know_is_a_fault() {
     let fault = session.expect_err("a fault");
     assert_eq!(fault.phase, Phase::Tls);
     // A machine without any anchors says so instead.
-    let known = ["unknown to this system", "no trust anchors"];
+    let known = ["not among this system's authorities", "no trust anchors"];
     assert!(
         known.iter().any(|says| fault.detail.contains(says)),
         "{}",
@@ -195,7 +222,13 @@ async fn a_missing_or_empty_file_of_anchors_is_named() {
 async fn opportunistic_tls_without_a_secret_takes_any_certificate() {
     let authority = Authority::new();
     let mode = TlsMode::StartTlsOpportunistic;
-    for flaw in [Flaw::None, Flaw::Expired, Flaw::SelfSigned, Flaw::OtherName] {
+    for flaw in [
+        Flaw::None,
+        Flaw::Expired,
+        Flaw::SelfSigned,
+        Flaw::OtherName,
+        Flaw::OtherKey,
+    ] {
         let (_server, session) = connect(script(&authority, flaw, mode), mode, None, None).await;
         let mut session = session.unwrap();
         assert!(session.tls().is_some());
@@ -273,4 +306,81 @@ async fn a_server_that_speaks_no_tls_is_a_fault_of_the_handshake() {
     let (_server, session) = connect(Script::new(true), TlsMode::Implicit, None, None).await;
     let fault = session.expect_err("a fault");
     assert_eq!(fault.phase, Phase::Tls);
+    assert_eq!(
+        fault.detail,
+        "TLS handshake with \"localhost\" failed: what the relay sends is not TLS; does this port want \
+         STARTTLS?"
+    );
+}
+
+#[tokio::test]
+async fn what_is_offered_within_tls_counts_and_starttls_only_once() {
+    let authority = Authority::new();
+    for (inner, pipelining, auth) in [
+        (
+            "250-x\r\n250-STARTTLS\r\n250-SIZE 10\r\n250 AUTH PLAIN",
+            false,
+            true,
+        ),
+        (
+            "250-x\r\n250-PIPELINING\r\n250-STARTTLS\r\n250 AUTH PLAIN",
+            true,
+            true,
+        ),
+        ("250-x\r\n250 STARTTLS", false, false),
+        ("250 x", false, false),
+    ] {
+        let mode = TlsMode::StartTlsRequired;
+        let outer = "250-x\r\n250-STARTTLS\r\n250-PIPELINING\r\n250-SIZE 5\r\n250 AUTH PLAIN";
+        let script = script(&authority, Flaw::None, mode)
+            .on(Phase::Ehlo, say(outer))
+            .on(Phase::Ehlo, say(inner));
+        let file = Some(authority.file.clone());
+        let (server, session) = connect(script, mode, file, auth.then(login)).await;
+        let mut session = session.unwrap();
+        assert!(!session.extensions().starttls);
+        assert_eq!(session.extensions().pipelining, pipelining);
+        assert_ne!(session.extensions().size_limit, Some(5));
+        let heard = server.first().commands;
+        assert_eq!(heard.iter().filter(|c| *c == "STARTTLS").count(), 1);
+        let outcome = send(&mut session, &crate::message_saying(1, "")).await;
+        let verdict = if session.extensions().size_limit == Some(10) {
+            "Permanent Mail -"
+        } else {
+            "Delivered Dot 250"
+        };
+        assert_eq!(brief(&outcome), [verdict]);
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_only_plain_text_offered_is_not_sent() {
+    let authority = Authority::new();
+    let mode = TlsMode::StartTlsRequired;
+    let script = script(&authority, Flaw::None, mode)
+        .on(Phase::Ehlo, say("250-x\r\n250-STARTTLS\r\n250 AUTH PLAIN"))
+        .on(Phase::Ehlo, say("250 x"));
+    let file = Some(authority.file.clone());
+    let (_server, session) = connect(script, mode, file, Some(login())).await;
+    let fault = session.expect_err("a fault");
+    assert_eq!(
+        fault.detail,
+        "the relay does not offer AUTH, PLAIN or LOGIN is needed"
+    );
+}
+
+#[tokio::test]
+async fn a_relay_that_answers_within_the_text_and_stops_reading_is_heard_within_tls_too() {
+    let authority = Authority::new();
+    let mode = TlsMode::Implicit;
+    let words = b"552 5.3.4 too big\r\n".to_vec();
+    let script =
+        script(&authority, Flaw::None, mode).on(Phase::Body, Act::BalkAt(1_000_000, words));
+    let (_server, session) = connect(script, mode, Some(authority.file.clone()), None).await;
+    let mut session = session.unwrap();
+    let big = message_saying(1, &"0123456789\r\n".repeat(2_000_000));
+    // The patience for a block is ten seconds.
+    let outcome = timeout(Duration::from_secs(5), send(&mut session, &big)).await;
+    assert_eq!(brief(&outcome.expect("at once")), ["Permanent Body 552"]);
+    assert!(!session.is_usable() && !session.maybe_accepted());
 }

@@ -1,6 +1,8 @@
 //! One message, with and without PIPELINING: replies become verdicts, recipient by recipient.
 
-use mail_smtp::{Outcome, Phase};
+use std::sync::Arc;
+
+use mail_smtp::{Dsn, Notify, Outcome, Phase, Ret};
 
 use crate::{
     brief, detail, message, message_saying, send, session,
@@ -19,6 +21,7 @@ struct Case {
 
 const WHOLE: &str = "MAIL RCPT RCPT DATA .";
 const OPEN: &str = "MAIL RCPT RCPT DATA";
+const CONFIRMED: &str = "MAIL RCPT RCPT DATA RSET";
 
 #[rustfmt::skip]
 const CASES: &[Case] = &[
@@ -50,7 +53,7 @@ const CASES: &[Case] = &[
     Case { says: &[(Phase::Rcpt, "550 who"), (Phase::Dot, "451 later")],
            results: &["Permanent Rcpt 550", "Transient Dot 451"], usable: true, pipelined: WHOLE, single: WHOLE },
     Case { says: &[(Phase::Rcpt, "550 who"), (Phase::Dot, "421 bye")],
-           results: &["Permanent Rcpt 550", "Transient Dot 421"], usable: false, pipelined: WHOLE, single: WHOLE },
+           results: &["Permanent Rcpt 550", "Untried Dot 421"], usable: false, pipelined: WHOLE, single: WHOLE },
     // Too many recipients, new and old.
     Case { says: &[(Phase::Rcpt, "250 ok"), (Phase::Rcpt, "452 4.5.3 too many")],
            results: &["Delivered Dot 250", "Transient Rcpt 452"], usable: true, pipelined: WHOLE, single: WHOLE },
@@ -62,7 +65,7 @@ const CASES: &[Case] = &[
     Case { says: &[(Phase::Rcpt, "550 no"), (Phase::Rcpt, "551 no"), (Phase::Data, "554 no recipients")],
            results: &["Permanent Rcpt 550", "Permanent Rcpt 551"], usable: true, pipelined: OPEN, single: "MAIL RCPT RCPT" },
     Case { says: &[(Phase::Rcpt, "550 no"), (Phase::Rcpt, "450 no")],
-           results: &["Permanent Rcpt 550", "Transient Rcpt 450"], usable: true, pipelined: WHOLE, single: "MAIL RCPT RCPT" },
+           results: &["Permanent Rcpt 550", "Transient Rcpt 450"], usable: true, pipelined: WHOLE, single: "MAIL RCPT RCPT RSET" },
     Case { says: &[(Phase::Mail, "550 5.1.8 no"), (Phase::Rcpt, "503 no"), (Phase::Rcpt, "503 no"), (Phase::Data, "503 no")],
            results: &["Permanent Mail 550"; 2], usable: true, pipelined: OPEN, single: "MAIL" },
     Case { says: &[(Phase::Mail, "451 4.3.2 no")],
@@ -71,7 +74,7 @@ const CASES: &[Case] = &[
     Case { says: &[(Phase::Data, "451 no")],
            results: &["Transient Data 451"; 2], usable: true, pipelined: OPEN, single: OPEN },
     Case { says: &[(Phase::Data, "554 no")],
-           results: &["Permanent Data 554"; 2], usable: true, pipelined: OPEN, single: OPEN },
+           results: &["Permanent Data 554"; 2], usable: true, pipelined: CONFIRMED, single: CONFIRMED },
     Case { says: &[(Phase::Data, "250 ok")],
            results: &["Transient Data 250"; 2], usable: false, pipelined: OPEN, single: OPEN },
     Case { says: &[(Phase::Data, "353 go")],
@@ -81,13 +84,17 @@ const CASES: &[Case] = &[
     // Replies that answer nothing.
     Case { says: &[(Phase::Rcpt, "354 go")],
            results: &["Transient Rcpt 354"; 2], usable: false, pipelined: OPEN, single: "MAIL RCPT" },
-    // 421 is the relay's state, unless it has judged before.
+    // 421 is the relay's state: whom it has judged before stays judged, the others were not tried.
     Case { says: &[(Phase::Mail, "421 4.3.2 bye")],
            results: &["NotTried Mail 421"], usable: false, pipelined: OPEN, single: "MAIL" },
     Case { says: &[(Phase::Rcpt, "250 ok"), (Phase::Rcpt, "421 bye")],
            results: &["NotTried Rcpt 421"], usable: false, pipelined: OPEN, single: "MAIL RCPT RCPT" },
     Case { says: &[(Phase::Rcpt, "550 who"), (Phase::Rcpt, "421 bye")],
-           results: &["Permanent Rcpt 550", "Transient Rcpt 421"], usable: false, pipelined: OPEN, single: "MAIL RCPT RCPT" },
+           results: &["Permanent Rcpt 550", "Untried Rcpt 421"], usable: false, pipelined: OPEN, single: "MAIL RCPT RCPT" },
+    Case { says: &[(Phase::Rcpt, "550 who"), (Phase::Data, "421 bye")],
+           results: &["Permanent Rcpt 550", "Untried Data 421"], usable: false, pipelined: OPEN, single: OPEN },
+    Case { says: &[(Phase::Rcpt, "450 grey"), (Phase::Data, "354 go\r\n421 bye")],
+           results: &["Transient Rcpt 450", "Untried Data 421"], usable: false, pipelined: OPEN, single: OPEN },
     Case { says: &[(Phase::Data, "421 bye")],
            results: &["NotTried Data 421"], usable: false, pipelined: OPEN, single: OPEN },
 ];
@@ -177,6 +184,44 @@ async fn a_reply_in_another_encoding_or_with_bare_line_feeds_is_understood() {
 }
 
 #[tokio::test]
+async fn an_over_long_reply_is_read_and_what_is_no_reply_after_the_dot_is_uncertain() {
+    let long = format!("250 {}", "x".repeat(60_000));
+    let longer = format!("250 {}", "x".repeat(700_000));
+    let many = "250-x\r\n".repeat(50_000) + "250 x";
+    let refusal = "450-x\r\n".repeat(50_000) + "550 x";
+    let contradiction = "250-x\r\n".repeat(50_000) + "550 x";
+    for pipelining in [true, false] {
+        for (reply, result) in [
+            (long.as_str(), "Delivered Dot 250"),
+            (&longer, "Delivered Dot 250"),
+            (&many, "Delivered Dot 250"),
+            (&refusal.replace("450", "550"), "Permanent Dot 550"),
+            (&refusal, "Uncertain Dot -"),
+            (&contradiction, "Uncertain Dot -"),
+            ("650 2.0.0 ok", "Uncertain Dot -"),
+            ("25 ok", "Uncertain Dot -"),
+            ("2500 ok", "Uncertain Dot -"),
+            ("ok", "Uncertain Dot -"),
+            ("", "Uncertain Dot -"),
+            ("250-ok\r\n550 no", "Uncertain Dot -"),
+            ("250-ok\r\nqueued", "Uncertain Dot -"),
+            ("\u{0}250 ok", "Uncertain Dot -"),
+        ] {
+            let script = Script::new(pipelining).on(Phase::Dot, say(reply));
+            let (server, mut session) = session(script).await;
+            let outcome = send(&mut session, &message(1)).await;
+            assert_eq!(brief(&outcome), [result], "{reply:.40}");
+            let good = !result.starts_with("Uncertain");
+            assert_eq!(session.is_usable(), good);
+            assert_eq!(session.maybe_accepted(), !good);
+            if !good {
+                server.ended().await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_enhanced_code_is_read_and_the_text_kept() {
     let script = Script::new(true).on(Phase::Rcpt, say("550-5.1.1 no such\r\n550 5.1.1 mailbox"));
     let (_server, mut session) = session(script).await;
@@ -246,6 +291,64 @@ async fn parameters_of_mail_follow_what_is_offered() {
     );
     let mail = "MAIL FROM:<from@example.com> SIZE=16 BODY=8BITMIME SMTPUTF8";
     assert_eq!(server.first().commands[1], mail);
+}
+
+#[tokio::test]
+async fn a_domain_beyond_ascii_needs_no_smtputf8() {
+    for pipelining in [true, false] {
+        for offered in [&["DSN"][..], &["SMTPUTF8"]] {
+            let (server, mut session) = session(Script::new(pipelining).offer(offered)).await;
+            let mut message = message(2);
+            message.from = "from@bücher.example".to_owned();
+            message.to[1] = "to@Bücher.example".to_owned();
+            let outcome = send(&mut session, &message).await;
+            assert_eq!(brief(&outcome), ["Delivered Dot 250"; 2]);
+            let heard = [
+                "MAIL FROM:<from@xn--bcher-kva.example>",
+                "RCPT TO:<to0@example.com>",
+                "RCPT TO:<to@xn--bcher-kva.example>",
+            ];
+            assert_eq!(server.first().commands[1..4], heard);
+        }
+    }
+}
+
+#[tokio::test]
+async fn reports_are_asked_for_where_they_are_offered_and_chained_all_the_same() {
+    let mut message = message(1);
+    message.dsn = Dsn {
+        ret: Some(Ret::Headers),
+        envid: Some("order 7".to_owned()),
+        notify: Notify::On {
+            success: false,
+            failure: true,
+            delay: true,
+        },
+    };
+    let message = Arc::new(message);
+    for pipelining in [true, false] {
+        for (offered, mail, rcpt) in [
+            (
+                "dsn",
+                "MAIL FROM:<from@example.com> RET=HDRS ENVID=order+207",
+                "RCPT TO:<to0@example.com> NOTIFY=FAILURE,DELAY ORCPT=rfc822;to0@example.com",
+            ),
+            (
+                "X-DSN",
+                "MAIL FROM:<from@example.com>",
+                "RCPT TO:<to0@example.com>",
+            ),
+        ] {
+            let (server, mut session) = session(Script::new(pipelining).offer(&[offered])).await;
+            let (outcome, next) = session.send(&message, || Some(Arc::clone(&message))).await;
+            assert_eq!(brief(&outcome), ["Delivered Dot 250"]);
+            let outcome = send(&mut session, &next.unwrap_or_else(|| Arc::clone(&message))).await;
+            assert_eq!(brief(&outcome), ["Delivered Dot 250"]);
+            let heard = server.first().commands;
+            let each = [mail, rcpt, "DATA", "."];
+            assert_eq!(heard[1..], [each, each].concat());
+        }
+    }
 }
 
 #[tokio::test]

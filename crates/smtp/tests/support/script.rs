@@ -26,6 +26,8 @@ pub enum Act {
     Silence,
     /// In [`Phase::Body`]: lets this many octets come, then says this and hangs up.
     CutBody(usize, Vec<u8>),
+    /// In [`Phase::Body`]: lets this many octets come, then says this and takes nothing more.
+    BalkAt(usize, Vec<u8>),
 }
 
 /// Says one line.
@@ -50,6 +52,7 @@ pub struct Script {
     pub(super) acts: HashMap<Phase, VecDeque<Act>>,
     pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) implicit_tls: bool,
+    pub(super) lmtp: bool,
 }
 
 impl Script {
@@ -83,6 +86,12 @@ impl Script {
     pub fn tls(mut self, config: Arc<ServerConfig>, implicit: bool) -> Self {
         self.tls = Some(config);
         self.implicit_tls = implicit;
+        self
+    }
+
+    /// Answers the final dot once for each recipient, or not at all if there is none.
+    pub fn lmtp(mut self) -> Self {
+        self.lmtp = true;
         self
     }
 }

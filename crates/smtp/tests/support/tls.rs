@@ -29,16 +29,24 @@ pub enum Flaw {
     Expired,
     NotYetValid,
     SelfSigned,
+    /// And marked as an authority's.
+    SelfSignedAuthority,
     OtherName,
+    /// Signed by an authority of another name than the trusted one.
+    OtherAuthority,
+    /// Signed by an authority of the same name as the trusted one, but with another key.
+    OtherKey,
 }
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("Test Authority")
+    }
+
+    fn named(name: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let mut params = CertificateParams::new(vec![]).unwrap();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "Test Authority");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
@@ -70,11 +78,14 @@ impl Authority {
         match flaw {
             Flaw::Expired => params.not_after = date_time_ymd(2001, 1, 1),
             Flaw::NotYetValid => params.not_before = date_time_ymd(3000, 1, 1),
+            Flaw::SelfSignedAuthority => params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
             _ => {}
         }
         let key = KeyPair::generate().unwrap();
         let certificate = match flaw {
-            Flaw::SelfSigned => params.self_signed(&key),
+            Flaw::SelfSigned | Flaw::SelfSignedAuthority => params.self_signed(&key),
+            Flaw::OtherAuthority => params.signed_by(&key, &Self::named("Another").issuer),
+            Flaw::OtherKey => params.signed_by(&key, &Self::new().issuer),
             _ => params.signed_by(&key, &self.issuer),
         };
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
