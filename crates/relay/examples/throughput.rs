@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mail_relay::{Job, JobResult, Pool, RelayConfig, Report, Settings, Transport};
-use mail_smtp::{Endpoint, Outcome, Timeouts, TlsMode, Verdict};
+use mail_relay::{Config, Job, JobResult, Pool, RelayConfig, Report, Settings, Transport};
+use mail_smtp::{Endpoint, Outcome, TlsMode, Verdict};
 
 #[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/common/sink.rs"]
@@ -25,6 +25,7 @@ fn job(id: i64, relays: &Arc<[i32]>, text: &str) -> Job {
     Job {
         id,
         token: id,
+        queue: 1,
         transport: Transport::Smtp(Arc::clone(relays)),
         from: "shop@example.com".to_owned(),
         to: vec!["someone@example.org".to_owned()],
@@ -45,20 +46,22 @@ fn main() -> std::io::Result<()> {
     };
     let (sender, reports) = mpsc::channel();
     let pool = Pool::start(move |report| drop(sender.send(report)), Settings::default())?;
-    pool.configure(vec![RelayConfig {
-        id: 1,
-        endpoint: Endpoint {
-            host: "127.0.0.1".to_owned(),
-            port,
-            tls: TlsMode::Never,
-            ca_file: None,
-            credentials: None,
-            helo_name: "bench.example".to_owned(),
-            timeouts: Timeouts::default(),
-        },
+    let endpoint = Endpoint {
+        host: "127.0.0.1".to_owned(),
+        port,
+        tls: TlsMode::Never,
+        helo_name: "bench.example".to_owned(),
+        ..Endpoint::default()
+    };
+    let relay = RelayConfig {
         max_connections: connections,
         max_messages_per_connection: 1_000_000,
-    }]);
+        ..RelayConfig::new(1, "sink", endpoint)
+    };
+    pool.configure(Config {
+        relays: vec![relay],
+        ..Config::default()
+    });
     let text = "The quick brown fox jumps over the lazy dog, \"again\".\n".repeat(37);
     let relays: Arc<[i32]> = Arc::from([1]);
     let mut jobs: Vec<Job> = (0..)

@@ -6,18 +6,24 @@ use std::{
     pin::pin,
     rc::Rc,
     task::Poll,
+    time::Duration,
 };
 
 use mail_smtp::{Outcome, Phase, RecipientResult, RelayFault, Session, Verdict};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    JobResult,
+    Action, Decision, JobResult,
+    domain::of_address,
     hub::{STOPPING, Victim},
-    relay::{Doing, Idle, Slot},
+    relay::{Busy, Doing, Idle, Slot},
+    rules,
+    rulings::{self, Ruled},
     ticket::Ticket,
 };
 
+/// Who answers within this time answers at once.
+const AT_ONCE: Duration = Duration::from_secs(1);
 const INTERNAL: &str = "internal error";
 
 /// Lives as long as the connection, or a fresh one in its place.
@@ -49,6 +55,9 @@ enum Interrupted {
     Panicked,
 }
 
+/// What came of a job, and the one that is chained behind it.
+type Sent = Result<(Outcome, Option<Ticket>), Interrupted>;
+
 struct Link<'a> {
     slot: &'a Slot,
     session: Session,
@@ -57,6 +66,8 @@ struct Link<'a> {
     messages: usize,
     /// Nothing was sent since it waited for work.
     rested: bool,
+    /// The domain that it is at work for.
+    busy: Option<Busy>,
 }
 
 impl<'a> Link<'a> {
@@ -76,6 +87,7 @@ impl<'a> Link<'a> {
         match connected {
             Ok(session) => {
                 slot.set(Doing::Working);
+                slot.hub.spoke(relay);
                 relay.health.borrow_mut().carries(relay.working.get());
                 Some(Self {
                     slot,
@@ -84,6 +96,7 @@ impl<'a> Link<'a> {
                     opened: Instant::now(),
                     messages: 0,
                     rested: false,
+                    busy: None,
                 })
             }
             Err(fault) => {
@@ -94,15 +107,18 @@ impl<'a> Link<'a> {
     }
 
     async fn serve(&mut self) -> End {
-        let relay = Rc::clone(&self.slot.relay);
         let mut chained: Option<Ticket> = None;
         loop {
             let ticket = match chained.take() {
-                Some(ticket) => ticket,
-                None if !self.may_take() => return End::Over,
-                None => match relay.next() {
+                Some(ticket) => {
+                    let known = self.busy.as_ref();
+                    if !known.is_some_and(|busy| Rc::ptr_eq(&busy.domain, &ticket.domain)) {
+                        self.busy = Some(Busy::new(&self.slot.relay, &ticket.domain));
+                    }
+                    ticket
+                }
+                None => match self.take().await {
                     Some(ticket) => ticket,
-                    None if self.rest().await => continue,
                     None => return End::Over,
                 },
             };
@@ -113,11 +129,34 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// The next job, when there is one. `None`: none came, or the connection should end.
+    async fn take(&mut self) -> Option<Ticket> {
+        let relay = Rc::clone(&self.slot.relay);
+        while self.may_take() {
+            // Its place is free for any domain.
+            let before = self.busy.take().map(|busy| Rc::clone(&busy.domain));
+            let ticket = relay.next(None);
+            let domain = ticket.as_ref().map(|ticket| &ticket.domain);
+            let same = matches!((&before, domain), (Some(a), Some(b)) if Rc::ptr_eq(a, b));
+            self.busy = domain.map(|domain| Busy::new(&relay, domain));
+            if before.is_some() && !same {
+                self.slot.hub.pump(&relay);
+            }
+            if ticket.is_some() {
+                return ticket;
+            }
+            if !self.rest().await {
+                return None;
+            }
+        }
+        None
+    }
+
     /// Whether this connection may take another job after those it has.
     fn may_take(&self) -> bool {
         !self.slot.is_over()
             && self.messages < self.slot.relay.config.max_messages_per_connection.max(1)
-            && self.opened.elapsed() < self.slot.hub.settings.lifetime
+            && self.opened.elapsed() < self.slot.relay.config.lifetime
     }
 
     /// Waits for a job. False: none came, or the connection should end.
@@ -132,7 +171,7 @@ impl<'a> Link<'a> {
             biased;
             () = relay.wake.notified() => false,
             () = called_off => false,
-            () = sleep(self.slot.hub.settings.idle) => true,
+            () = sleep(relay.config.idle) => true,
         };
         drop(idle);
         self.rested = true;
@@ -150,8 +189,10 @@ impl<'a> Link<'a> {
         ticket.relay = Some(self.slot.relay.config.id);
         self.messages += 1;
         ticket.sending = true;
+        let sending_began = Instant::now();
         let sent = self.transmit(&ticket).await;
         ticket.sending = false;
+        self.note_answer(&sent, sending_began.elapsed());
         let rested = std::mem::take(&mut self.rested);
         let tls = self.session.tls().cloned();
         let (outcome, chained) = match sent {
@@ -192,10 +233,22 @@ impl<'a> Link<'a> {
         Err(End::Over)
     }
 
-    async fn transmit(
-        &mut self,
-        ticket: &Ticket,
-    ) -> Result<(Outcome, Option<Ticket>), Interrupted> {
+    /// Remembers how its domain, and its relay, answered.
+    fn note_answer(&self, sent: &Sent, took: Duration) {
+        let said = match sent {
+            Ok((Outcome::Judged(results), _)) => results.iter().any(|r| r.reply.is_some()),
+            Ok((Outcome::NotTried(fault), _)) => fault.reply.is_some(),
+            Err(_) => false,
+        };
+        if said {
+            self.slot.hub.spoke(&self.slot.relay);
+        }
+        if let Some(busy) = self.busy.as_ref().filter(|_| said) {
+            busy.heard(took < AT_ONCE);
+        }
+    }
+
+    async fn transmit(&mut self, ticket: &Ticket) -> Sent {
         let hub = &self.slot.hub;
         let relay = &self.slot.relay;
         let may_chain = self.may_take();
@@ -205,7 +258,7 @@ impl<'a> Link<'a> {
         }
         let next = || {
             if may_chain && !self.slot.is_over() {
-                relay.next()
+                relay.next(Some(&ticket.domain))
             } else {
                 None
             }
@@ -228,8 +281,22 @@ impl<'a> Link<'a> {
     ) -> Result<(), End> {
         let (hub, relay) = (&self.slot.hub, &self.slot.relay);
         match outcome {
-            Outcome::Judged(results) => {
-                let behaviour = behaviour(&results, relay.health.borrow().is_probing());
+            Outcome::Judged(mut results) => {
+                if relay.health.borrow().is_probing()
+                    && let Some(fault) = silence(&results)
+                {
+                    hub.trouble(self.slot, fault, Victim::This(Box::new(ticket)));
+                    return Err(End::Over);
+                }
+                let behaviour = match self.apply_rules(&mut ticket, &mut results) {
+                    Some(Ruled::NobodyJudged(fault)) => {
+                        ticket.decisions.clear();
+                        hub.trouble(self.slot, fault, Victim::This(Box::new(ticket)));
+                        return Err(End::Over);
+                    }
+                    Some(Ruled::SomeJudged(fault)) => Behaviour::Fails(fault),
+                    None => behaviour(&results),
+                };
                 ticket.finish(JobResult::Smtp(Outcome::Judged(results)), tls);
                 match behaviour {
                     Behaviour::Answers => hub.answered(relay),
@@ -242,6 +309,10 @@ impl<'a> Link<'a> {
                 Ok(())
             }
             Outcome::NotTried(fault) => {
+                if let Some(decision) = self.asks_for_its_domain(&fault) {
+                    hub.leave_alone(ticket, &fault, decision);
+                    return Err(End::Over);
+                }
                 let kept = self.messages > 1;
                 let closing = fault.reply.as_ref().is_some_and(|reply| reply.code == 421);
                 // Relays say 421 to a connection that they find idle, too: that is no sign of trouble.
@@ -255,6 +326,35 @@ impl<'a> Link<'a> {
                 Err(End::Over)
             }
         }
+    }
+
+    /// Whether a relay that closes the connection wants no mail for the job's domain, if a rule understands it so.
+    fn asks_for_its_domain(&self, fault: &RelayFault) -> Option<Decision> {
+        let of_its_envelope = matches!(
+            fault.phase,
+            Phase::Mail | Phase::Rcpt | Phase::Data | Phase::Dot
+        );
+        let reply = fault.reply.as_ref().filter(|_| of_its_envelope)?;
+        let rules = Rc::clone(&self.slot.hub.rules.borrow());
+        let decision = rules::decide(&rules, self.slot.relay.config.id, reply)?;
+        (decision.action == Action::SuspendDomain).then_some(decision)
+    }
+
+    /// Lets the rules decide about what was refused; a fault if they find that it is all the relay's.
+    fn apply_rules(&self, ticket: &mut Ticket, results: &mut [RecipientResult]) -> Option<Ruled> {
+        let (hub, relay) = (&self.slot.hub, &self.slot.relay);
+        let rules = Rc::clone(&hub.rules.borrow());
+        ticket.decisions = rulings::apply(&rules, relay.config.id, results);
+        let (_, to) = ticket.envelope();
+        for ((decision, result), address) in ticket.decisions.iter().zip(&*results).zip(to) {
+            let Some(decision) = decision else { continue };
+            if decision.action == Action::SuspendDomain {
+                let text = result.reply.as_ref().map_or("", |reply| &reply.text);
+                let domain = hub.domain(&of_address(address));
+                domain.suspend(decision.duration.unwrap_or_default(), first_line(text));
+            }
+        }
+        rulings::against_the_relay(&ticket.decisions, results)
     }
 
     /// Says goodbye, unless the pool has no more patience.
@@ -282,7 +382,7 @@ enum Behaviour {
     Fails(RelayFault),
 }
 
-fn behaviour(results: &[RecipientResult], probing: bool) -> Behaviour {
+fn behaviour(results: &[RecipientResult]) -> Behaviour {
     let replied = |result: &&RecipientResult| result.reply.is_some();
     let is_closing = |r: &&RecipientResult| r.reply.as_ref().is_some_and(|r| r.code == 421);
     if let Some(closing) = results.iter().find(is_closing) {
@@ -290,26 +390,32 @@ fn behaviour(results: &[RecipientResult], probing: bool) -> Behaviour {
         return Behaviour::Fails(RelayFault {
             phase: closing.phase,
             reply: closing.reply.clone(),
-            detail: format!(
-                "the relay closed the connection: 421 {}",
-                text.lines().next().unwrap_or("")
-            ),
+            detail: format!("the relay closed the connection: 421 {}", first_line(text)),
         });
     }
     match results.iter().find(replied) {
         Some(_) => Behaviour::Answers,
-        None if probing => Behaviour::Fails(RelayFault {
-            phase: results
-                .first()
-                .map_or(Phase::Connect, |result| result.phase),
-            reply: None,
-            detail: results
-                .first()
-                .and_then(|result| result.detail.clone())
-                .unwrap_or_else(|| "the relay did not answer".to_owned()),
-        }),
         None => Behaviour::Unclear,
     }
+}
+
+/// What a relay that is only being tried makes of a message if it does not answer: that is about the relay, as long as
+/// nothing can have been accepted.
+fn silence(results: &[RecipientResult]) -> Option<RelayFault> {
+    let silent = |r: &RecipientResult| r.reply.is_none() && r.verdict == Verdict::Transient;
+    let first = results.first().filter(|_| results.iter().all(silent))?;
+    Some(RelayFault {
+        phase: first.phase,
+        reply: None,
+        detail: first
+            .detail
+            .clone()
+            .unwrap_or_else(|| "the relay did not answer".to_owned()),
+    })
+}
+
+pub(crate) fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }
 
 fn internal_fault() -> RelayFault {

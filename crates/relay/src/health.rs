@@ -34,6 +34,8 @@ pub(crate) struct Health {
     /// So many answered messages raise the limit by one.
     grow_after: u32,
     progress: u32,
+    /// It has not said anything for long while jobs wait; it is not suspended, but others are preferred.
+    silent: bool,
 }
 
 impl Health {
@@ -48,6 +50,7 @@ impl Health {
             max,
             grow_after: 1,
             progress: 0,
+            silent: false,
         }
     }
 
@@ -65,6 +68,14 @@ impl Health {
         !matches!(self.state, State::Down { until } if now < until)
     }
 
+    /// When its pause ends.
+    pub fn back_at(&self) -> Option<Instant> {
+        match self.state {
+            State::Down { until } => Some(until),
+            State::Up | State::Probing => None,
+        }
+    }
+
     /// A job was given to it: after a pause this is the probe.
     pub fn picked(&mut self) {
         if matches!(self.state, State::Down { .. }) {
@@ -80,6 +91,29 @@ impl Health {
     /// Whether it still has to prove itself.
     pub fn is_probing(&self) -> bool {
         self.state == State::Probing
+    }
+
+    /// It has not said anything for long. True if that is new.
+    pub fn fell_silent(&mut self) -> bool {
+        !std::mem::replace(&mut self.silent, true)
+    }
+
+    /// It has said something. True if it had been silent.
+    pub fn spoke(&mut self) -> bool {
+        std::mem::take(&mut self.silent)
+    }
+
+    /// Whether it has not said anything for long.
+    pub fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// It asked to be left alone for this long.
+    pub fn suspended(&mut self, now: Instant, pause: Duration, reason: String) {
+        self.limit = 1;
+        self.progress = 0;
+        self.reason = reason;
+        self.state = State::Down { until: now + pause };
     }
 
     /// How many connections may be open.
@@ -139,10 +173,7 @@ impl Health {
         let percent = 80 + u32::try_from(random % 41).unwrap_or_default();
         let pause = pause / 100 * percent;
         self.failures = self.failures.saturating_add(1);
-        self.limit = 1;
-        self.progress = 0;
-        self.reason = reason;
-        self.state = State::Down { until: now + pause };
+        self.suspended(now, pause, reason);
         pause
     }
 }

@@ -12,9 +12,11 @@ use mail_smtp::{Outcome, RelayFault};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    Job, JobResult, RelayConfig, Report, Settings, connection,
+    Config, JobResult, Report, Settings, connection,
+    flow::Flow,
     health::Health,
     relay::{Doing, Relay, Slot},
+    rules::{self, Action, Decision, Rule},
     ticket::{Reporter, Ticket},
 };
 
@@ -37,8 +39,12 @@ pub(crate) enum Victim {
 /// The network thread's state.
 pub(crate) struct Hub {
     pub settings: Settings,
-    reporter: Reporter,
-    relays: RefCell<HashMap<i32, Rc<Relay>>>,
+    pub reporter: Reporter,
+    pub relays: RefCell<HashMap<i32, Rc<Relay>>>,
+    pub flow: Flow,
+    pub rules: RefCell<Rc<[Rule]>>,
+    /// Wakes the keeper: something waits for the clock.
+    pub keeper: Notify,
     /// Nothing new is started.
     pub stopping: Cell<bool>,
     /// What is in flight is given up, too.
@@ -59,6 +65,9 @@ impl Hub {
             settings,
             reporter,
             relays: RefCell::default(),
+            flow: Flow::default(),
+            rules: RefCell::new(Rc::from([])),
+            keeper: Notify::new(),
             stopping: Cell::new(false),
             abandoned: Cell::new(false),
             abandon: Notify::new(),
@@ -69,91 +78,8 @@ impl Hub {
         })
     }
 
-    fn report(&self, report: Report) {
+    pub fn report(&self, report: Report) {
         (self.reporter)(report);
-    }
-
-    /// Takes new jobs: capture jobs are done at once, the others go to their relays' queues.
-    pub async fn submit(self: &Rc<Self>, jobs: Vec<Job>) {
-        let now = Instant::now();
-        let mut touched = Vec::new();
-        // From the first on each job is guarded, though it is its turn only later.
-        let tickets: Vec<Ticket> = jobs
-            .into_iter()
-            .map(|job| Ticket::new(job, Rc::clone(&self.reporter), now))
-            .collect();
-        for (i, ticket) in tickets.into_iter().enumerate() {
-            if self.stopping.get() {
-                ticket.give_back(STOPPING);
-            } else if ticket.relays().is_some() {
-                self.route(ticket, &mut touched);
-            } else {
-                ticket.capture();
-                if i % 64 == 63 {
-                    tokio::task::yield_now().await;
-                }
-            }
-        }
-        for relay in touched {
-            self.pump(&relay);
-        }
-    }
-
-    /// Puts a job into the queue of the first of its relays that is available, or ends it. The caller
-    /// pumps the relays `touched`.
-    fn route(&self, ticket: Ticket, touched: &mut Vec<Rc<Relay>>) {
-        let now = Instant::now();
-        let mut why = None;
-        let mut probed = None;
-        for id in ticket.relays().iter().flat_map(|relays| relays.iter()) {
-            let Some(relay) = self.relays.borrow().get(id).map(Rc::clone) else {
-                why.get_or_insert_with(|| format!("relay {id} is not configured"));
-                continue;
-            };
-            let mut health = relay.health.borrow_mut();
-            if health.is_available(now) {
-                if health.is_probing() && relay.is_busy() {
-                    // One job is enough to try it with: the others go elsewhere, or wait here if there is no other.
-                    drop(health);
-                    probed.get_or_insert(relay);
-                    continue;
-                }
-                health.picked();
-                drop(health);
-                relay.queue.borrow_mut().push_back(ticket);
-                if !touched.iter().any(|known| Rc::ptr_eq(known, &relay)) {
-                    touched.push(relay);
-                }
-                return;
-            }
-            why = Some(format!("relay {id} is suspended: {}", health.reason()));
-        }
-        if let Some(relay) = probed {
-            relay.queue.borrow_mut().push_back(ticket);
-            if !touched.iter().any(|known| Rc::ptr_eq(known, &relay)) {
-                touched.push(relay);
-            }
-            return;
-        }
-        give_up(
-            ticket,
-            why.unwrap_or_else(|| "no relay is given".to_owned()),
-        );
-    }
-
-    /// Routes jobs anew, for example those of a relay that was suspended.
-    pub fn reroute(self: &Rc<Self>, tickets: impl IntoIterator<Item = Ticket>) {
-        let mut touched = Vec::new();
-        for ticket in tickets {
-            if self.stopping.get() {
-                give_up(ticket, STOPPING.to_owned());
-            } else {
-                self.route(ticket, &mut touched);
-            }
-        }
-        for relay in touched {
-            self.pump(&relay);
-        }
     }
 
     /// Gives back a job that a connection holds but has not tried, to be the next one.
@@ -161,26 +87,38 @@ impl Hub {
         if relay.retired.get() || self.stopping.get() {
             self.reroute([ticket]);
         } else {
-            relay.queue.borrow_mut().push_front(ticket);
+            relay.queue.borrow_mut().push_front(ticket, Instant::now());
         }
     }
 
-    /// Wakes and opens as many connections as there are jobs waiting, within the relay's limit.
+    /// Wakes and opens as many connections as there are jobs that may go, within the relay's limit.
     pub fn pump(self: &Rc<Self>, relay: &Rc<Relay>) {
         if self.stopping.get() || relay.retired.get() {
             return;
         }
-        let waiting = relay.queue.borrow().len();
+        if relay.queue.borrow().is_empty() {
+            return;
+        }
+        let ready = relay.ready(Instant::now());
         let idle = relay.idle.get();
-        for _ in 0..waiting.min(idle) {
+        for _ in 0..ready.min(idle) {
             relay.wake.notify_one();
         }
         let limit = relay.health.borrow().limit();
-        let mut wanted = waiting.saturating_sub(idle + relay.connecting.get());
+        let mut wanted = ready.saturating_sub(idle + relay.connecting.get());
         while wanted > 0 && relay.open.get() < limit {
             wanted -= 1;
             let slot = Slot::new(Rc::clone(self), Rc::clone(relay));
             tokio::task::spawn_local(connection::run(slot));
+        }
+    }
+
+    /// A relay said something.
+    pub fn spoke(&self, relay: &Relay) {
+        if relay.spoke(Instant::now()) && !relay.retired.get() {
+            self.report(Report::RelayUp {
+                relay: relay.config.id,
+            });
         }
     }
 
@@ -211,6 +149,10 @@ impl Hub {
             }
             return;
         }
+        if self.asked_pause(relay, &fault).is_some() {
+            self.suspend(relay, fault, victim);
+            return;
+        }
         let others = match relay.working.get() {
             // Those still connecting will show whether it is down or only full.
             0 => relay.connecting.get(),
@@ -232,53 +174,72 @@ impl Hub {
         }
     }
 
+    /// Suspends a relay after trouble: for as long as a rule says that its reply asks for, else for a growing time.
     fn suspend(self: &Rc<Self>, relay: &Rc<Relay>, fault: RelayFault, victim: Victim) {
         let tried = match victim {
             Victim::This(ticket) => Some(*ticket),
-            Victim::First(since) => relay.queue.borrow_mut().pop_front().map(|mut ticket| {
+            Victim::First(since) => relay.queue.borrow_mut().pop_any().map(|mut ticket| {
                 ticket.started = Some(since.max(ticket.queued));
                 ticket
             }),
             Victim::None => None,
         }
         .map(|ticket| ticket.met(relay.config.id, &fault));
-        let reason = fault.to_string();
-        let pause =
-            relay
-                .health
-                .borrow_mut()
-                .failed(Instant::now(), reason, &self.settings, self.draw());
+        let (now, reason) = (Instant::now(), fault.to_string());
+        let asked = self.asked_pause(relay, &fault);
+        let mut health = relay.health.borrow_mut();
+        let pause = match asked.as_ref().and_then(|decision| decision.duration) {
+            Some(pause) => {
+                health.suspended(now, pause, reason);
+                pause
+            }
+            None => health.failed(now, reason, &self.settings, self.draw()),
+        };
+        drop(health);
         self.report(Report::RelayDown {
             relay: relay.config.id,
             pause,
             fault,
         });
+        let tried = tried.map(|mut ticket| {
+            ticket.refused = asked;
+            ticket
+        });
         let waiting = relay.drain();
         self.reroute(tried.into_iter().chain(waiting));
     }
 
-    fn draw(&self) -> u64 {
+    /// What a rule makes of a relay's last words, if it suspends the relay.
+    fn asked_pause(&self, relay: &Relay, fault: &RelayFault) -> Option<Decision> {
+        let rules = Rc::clone(&self.rules.borrow());
+        let decision = rules::decide(&rules, relay.config.id, fault.reply.as_ref()?)?;
+        (decision.action == Action::SuspendRelay).then_some(decision)
+    }
+
+    pub fn draw(&self) -> u64 {
         self.drawn.set(self.drawn.get().wrapping_add(1));
         let mut hasher = self.random.build_hasher();
         hasher.write_u64(self.drawn.get());
         hasher.finish()
     }
 
-    /// Replaces the set of relays.
-    pub fn configure(self: &Rc<Self>, configs: Vec<RelayConfig>) {
+    /// Replaces the configuration.
+    pub fn configure(self: &Rc<Self>, config: Config) {
         if self.stopping.get() {
             return;
         }
+        self.rules.replace(Rc::from(config.rules));
         let mut old = self.relays.take();
         let mut changed = Vec::new();
-        for config in configs {
+        for config in config.relays {
             let id = config.id;
             let relay = match old.remove(&id) {
-                Some(relay) if relay.config == config => relay,
+                Some(relay) if relay.config == config => {
+                    relay.reconsider();
+                    relay
+                }
                 Some(relay) => {
-                    let health = relay.health.borrow().renewed(config.max_connections);
-                    let new = Relay::new(config, health);
-                    new.queue.replace(relay.drain());
+                    let new = relay.renewed(config);
                     retire(&relay);
                     changed.push(Rc::clone(&new));
                     new
@@ -293,12 +254,18 @@ impl Hub {
         for relay in old.into_values() {
             retire(&relay);
             for ticket in relay.drain() {
-                give_up(ticket, format!("relay {} was removed", relay.config.id));
+                give_up(
+                    ticket,
+                    format!("relay \"{}\" was removed", relay.config.name),
+                );
             }
         }
+        let freed = self.configure_flow(&config.queues, &config.domains);
         for relay in changed {
             self.pump(&relay);
         }
+        self.reroute(freed);
+        self.keeper.notify_one();
     }
 
     /// Starts nothing more and gives back what waits. What is in flight goes on.
@@ -310,6 +277,9 @@ impl Hub {
                 give_up(ticket, STOPPING.to_owned());
             }
             relay.call_off();
+        }
+        for ticket in self.drain_gates() {
+            give_up(ticket, STOPPING.to_owned());
         }
     }
 
@@ -333,7 +303,7 @@ fn retire(relay: &Relay) {
 }
 
 /// Ends a job that has nowhere to go: with the relay's trouble if it met one, else as never started.
-fn give_up(mut ticket: Ticket, why: String) {
+pub(crate) fn give_up(mut ticket: Ticket, why: String) {
     match ticket.fault.take() {
         Some(fault) => ticket.finish(JobResult::Smtp(Outcome::NotTried(fault)), None),
         None => ticket.give_back(why),

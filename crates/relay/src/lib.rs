@@ -1,10 +1,11 @@
 //! The relay pool: one network thread that composes messages, keeps connections to relays, and says
 //! for every job what became of it. It knows nothing of Postgres, of queues or of retries over time.
 //!
-//! Layers: `ticket` guards that each job is reported exactly once; `health` decides, without I/O,
-//! whether a relay may be used and how many connections it may have; `relay` is one relay's queue and
-//! counters; `connection` drives one session; `hub` routes jobs between relays; [`Pool`] is the handle
-//! that other threads hold.
+//! Layers: `ticket` guards that each job is reported exactly once, `parts` puts the ends of a job together whose
+//! recipients go different ways; `rate`, `rules`, `rulings`, `routes` and `health` decide without I/O; `domain` and
+//! `fair` keep mail for one domain from holding up that for another; `relay` is one relay's queue and counters;
+//! `connection` drives one session; `flow` leads jobs through the limits of queues (`gate`) to relays, `hub` sees to relays in trouble;
+//! [`Pool`] is the handle that other threads hold.
 //!
 //! Invariants:
 //! - Every submitted job ends in exactly one [`Report::Finished`], whatever panics or hangs.
@@ -12,16 +13,28 @@
 //! - All state lives on the one thread, in `Rc` and `Cell`; a job costs no task and no lock.
 
 mod connection;
+mod domain;
+mod fair;
+mod flow;
+mod gate;
 mod health;
 mod hub;
+mod parts;
 mod pool;
+mod probe;
+mod rate;
 mod relay;
+mod routes;
+mod rules;
+mod rulings;
 mod settings;
 mod ticket;
 mod types;
 mod url;
 
 pub use pool::Pool;
+pub use probe::Probe;
+pub use rules::{Action, Decision, Rule, pattern};
 pub use settings::Settings;
 pub use types::*;
 pub use url::{RelayUrl, UrlError};

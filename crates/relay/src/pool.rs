@@ -16,7 +16,8 @@ use tokio::{
 };
 
 use crate::{
-    Job, RelayConfig, Report, Settings,
+    Config, Job, Report, Settings,
+    domain::Domain,
     hub::{Hub, STOPPING},
     ticket::{Reporter, Ticket},
 };
@@ -26,7 +27,7 @@ const LAST_MOMENT: Duration = Duration::from_millis(100);
 
 enum Command {
     Submit(Vec<Job>),
-    Configure(Vec<RelayConfig>),
+    Configure(Config),
     Stop(Duration),
 }
 
@@ -72,11 +73,11 @@ impl Pool {
         self.command(Command::Submit(jobs));
     }
 
-    /// Replaces the set of relays. Unchanged ones keep their connections; changed ones finish what is
+    /// Replaces the configuration. Unchanged relays keep their connections; changed ones finish what is
     /// in flight and connect anew, for which the old connections do not count; the waiting jobs of
     /// removed ones are returned.
-    pub fn configure(&self, relays: Vec<RelayConfig>) {
-        self.command(Command::Configure(relays));
+    pub fn configure(&self, config: Config) {
+        self.command(Command::Configure(config));
     }
 
     /// Ends the thread: jobs that wait are returned at once, those in flight get `grace` and are then
@@ -138,7 +139,8 @@ fn refuse(commands: &mut UnboundedReceiver<Command>, reporter: &Reporter) {
 fn give_back(jobs: Vec<Job>, reporter: &Reporter, why: &str) {
     let now = Instant::now();
     for job in jobs {
-        Ticket::new(job, Rc::clone(reporter), now).give_back(why);
+        let domain = Domain::new(String::new(), None);
+        Ticket::new(job, domain, Rc::clone(reporter), now).give_back(why);
     }
 }
 
@@ -154,14 +156,16 @@ impl Drop for StopOnDrop {
 async fn serve(commands: &mut UnboundedReceiver<Command>, reporter: &Reporter, settings: Settings) {
     let hub = Hub::new(Rc::clone(reporter), settings);
     let _guard = StopOnDrop(Rc::clone(&hub));
+    let keeper = tokio::task::spawn_local(Rc::clone(&hub).keep());
     let grace = loop {
         match commands.recv().await {
             Some(Command::Submit(jobs)) => hub.submit(jobs).await,
-            Some(Command::Configure(relays)) => hub.configure(relays),
+            Some(Command::Configure(config)) => hub.configure(config),
             Some(Command::Stop(grace)) => break grace,
             None => break Duration::ZERO,
         }
     };
+    keeper.abort();
     hub.stop();
     finish(&hub, commands, grace, reporter).await;
     commands.close();

@@ -9,7 +9,10 @@ use std::{
 use mail_smtp::{Message, Outcome, Phase, RecipientResult, RelayFault, TlsInfo, Verdict};
 use tokio::time::Instant;
 
-use crate::{Finished, Job, JobResult, Report, Transport};
+use crate::{
+    Decision, Finished, Job, JobResult, Report, Transport,
+    domain::{Domain, InFlight},
+};
 
 /// Where reports go.
 pub(crate) type Reporter = Rc<dyn Fn(Report)>;
@@ -19,6 +22,8 @@ pub(crate) type Reporter = Rc<dyn Fn(Report)>;
 pub(crate) struct Ticket {
     id: i64,
     token: i64,
+    /// The queue that it is from.
+    pub queue: i32,
     transport: Transport,
     content: String,
     date: i64,
@@ -34,6 +39,14 @@ pub(crate) struct Ticket {
     pub fault: Option<RelayFault>,
     /// How often it met a relay's trouble.
     pub tries: u32,
+    /// The domain of its recipients, or of the first where they need not be told apart.
+    pub domain: Rc<Domain>,
+    /// Its place among those on their way to that domain.
+    pub in_flight: Option<InFlight>,
+    /// What rules decided for its recipients; empty: nothing.
+    pub decisions: Vec<Option<Decision>>,
+    /// The rule that suspended a relay for what it said about this message, and for how long.
+    pub refused: Option<Decision>,
     /// A session has it now: the relay may accept it at any time.
     pub sending: bool,
     done: bool,
@@ -46,10 +59,11 @@ impl AsRef<Message> for Ticket {
 }
 
 impl Ticket {
-    pub fn new(job: Job, reporter: Reporter, now: Instant) -> Self {
+    pub fn new(job: Job, domain: Rc<Domain>, reporter: Reporter, now: Instant) -> Self {
         Self {
             id: job.id,
             token: job.token,
+            queue: job.queue,
             transport: job.transport,
             content: job.content,
             date: job.date,
@@ -57,7 +71,12 @@ impl Ticket {
                 from: job.from,
                 to: job.to,
                 data: bytes::Bytes::new(),
+                dsn: mail_smtp::Dsn::default(),
             },
+            domain,
+            in_flight: None,
+            decisions: Vec::new(),
+            refused: None,
             reporter,
             queued: now,
             started: None,
@@ -77,10 +96,16 @@ impl Ticket {
         }
     }
 
+    /// Who it is from and for.
+    pub fn envelope(&self) -> (&str, &[String]) {
+        (&self.message.from, &self.message.to)
+    }
+
     /// It met a relay's trouble.
     pub fn met(mut self, relay: i32, fault: &RelayFault) -> Self {
         self.relay = Some(relay);
         self.fault = Some(fault.clone());
+        self.in_flight = None;
         self.tries += 1;
         self
     }
@@ -121,6 +146,11 @@ impl Ticket {
         self.finish(JobResult::Returned(why.into()), None);
     }
 
+    /// Ends it without having been started: it is to be claimed again after `wait`.
+    pub fn put_off(self, wait: std::time::Duration, why: String, told: bool) {
+        self.finish(JobResult::PutOff { wait, why, told }, None);
+    }
+
     /// Ends it with one verdict for all recipients, which no reply gave.
     pub fn settle(self, verdict: Verdict, phase: Phase, detail: &str, tls: Option<TlsInfo>) {
         let outcome = self.all(verdict, phase, detail);
@@ -142,10 +172,29 @@ impl Ticket {
         self.report(result, tls);
     }
 
-    fn report(&mut self, result: JobResult, tls: Option<TlsInfo>) {
+    /// Takes the recipients out that the relay did not get to. True if there are any.
+    fn leave_untried(&mut self, results: &mut Vec<RecipientResult>) -> bool {
+        let tried: Vec<bool> = results
+            .iter()
+            .map(|r| r.verdict != Verdict::Untried)
+            .collect();
+        let mut keep = tried.iter().copied();
+        results.retain(|_| keep.next().unwrap_or(true));
+        let mut keep = tried.iter().copied();
+        self.message.to.retain(|_| keep.next().unwrap_or(true));
+        let mut keep = tried.iter().copied();
+        self.decisions.retain(|_| keep.next().unwrap_or(true));
+        tried.contains(&false)
+    }
+
+    fn report(&mut self, mut result: JobResult, tls: Option<TlsInfo>) {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
+        let untried = match &mut result {
+            JobResult::Smtp(Outcome::Judged(results)) => self.leave_untried(results),
+            _ => false,
+        };
         (self.reporter)(Report::Finished(Finished {
             id: self.id,
             token: self.token,
@@ -157,6 +206,9 @@ impl Ticket {
                 .started
                 .map(|start| start.elapsed())
                 .unwrap_or_default(),
+            decisions: std::mem::take(&mut self.decisions),
+            others: Vec::new(),
+            untried: untried.then_some(std::time::Duration::ZERO),
         }));
     }
 }
@@ -187,12 +239,18 @@ mod tests {
         Job {
             id: 1,
             token: 2,
+            queue: 1,
             transport: Transport::Capture,
             from: String::new(),
             to: vec!["a@example.org".to_owned()],
             content: content.to_owned(),
             date: 0,
         }
+    }
+
+    fn ticket(reporter: Reporter) -> Ticket {
+        let domain = Domain::new("example.org".to_owned(), None);
+        Ticket::new(job("{}"), domain, reporter, Instant::now())
     }
 
     fn ends(run: impl FnOnce(Reporter)) -> Vec<JobResult> {
@@ -208,14 +266,14 @@ mod tests {
 
     #[test]
     fn a_dropped_job_is_returned() {
-        let ends = ends(|reporter| drop(Ticket::new(job("{}"), reporter, Instant::now())));
+        let ends = ends(|reporter| drop(ticket(reporter)));
         assert!(matches!(&ends[..], [JobResult::Returned(_)]));
     }
 
     #[test]
     fn a_job_dropped_by_a_panic_failed_for_now() {
         let ends = ends(|reporter| {
-            let ticket = Ticket::new(job("{}"), reporter, Instant::now());
+            let ticket = ticket(reporter);
             let caught = catch_unwind(AssertUnwindSafe(move || {
                 let _ticket = ticket;
                 panic!("as if in a task");
@@ -232,7 +290,7 @@ mod tests {
     #[test]
     fn a_job_dropped_while_it_is_sent_is_uncertain() {
         let ends = ends(|reporter| {
-            let mut ticket = Ticket::new(job("{}"), reporter, Instant::now());
+            let mut ticket = ticket(reporter);
             ticket.sending = true;
         });
         let [JobResult::Smtp(Outcome::Judged(results))] = &ends[..] else {
@@ -244,11 +302,7 @@ mod tests {
     #[test]
     fn what_cannot_be_composed_is_reported_once() {
         let ends = ends(|reporter| {
-            assert!(
-                Ticket::new(job("{}"), reporter, Instant::now())
-                    .composed()
-                    .is_none()
-            );
+            assert!(ticket(reporter).composed().is_none());
         });
         assert!(matches!(&ends[..], [JobResult::Unrenderable(_)]));
     }

@@ -4,26 +4,117 @@ use std::{sync::Arc, time::Duration};
 
 use mail_smtp::{Endpoint, Outcome, RelayFault, TlsInfo};
 
+use crate::rules::{Decision, Rule};
+
+/// So many in each window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many, at least 1.
+    pub count: u32,
+    /// The window's length, more than nothing.
+    pub window: Duration,
+}
+
 /// One relay as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayConfig {
     /// Its id in the configuration.
     pub id: i32,
+    /// Its name, for the record.
+    pub name: String,
     /// Where and how to reach it.
     pub endpoint: Endpoint,
+    /// Relays of a lower tier are used while one of them is up.
+    pub tier: i32,
+    /// Its share of its tier's mail; 0: only while all others of the tier are down.
+    pub weight: u32,
+    /// Sender domains that it serves, see [`RelayConfig::serves`]; empty: any.
+    pub sender_domains: Vec<String>,
+    /// Recipient domains that it serves; empty: any.
+    pub recipient_domains: Vec<String>,
     /// Connections open at once, at least 1.
     pub max_connections: usize,
     /// Messages over one connection before it is closed, at least 1.
     pub max_messages_per_connection: usize,
+    /// How long a connection without work is kept before QUIT.
+    pub idle: Duration,
+    /// How old a connection may become before it takes no more messages.
+    pub lifetime: Duration,
+    /// How many messages it may get.
+    pub rate: Option<Rate>,
+}
+
+impl RelayConfig {
+    /// A relay without limits of its own: tier 1, weight 1, 10 connections for at most 5 minutes and 1,000 messages each,
+    /// 15 seconds without work.
+    pub fn new(id: i32, name: impl Into<String>, endpoint: Endpoint) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            endpoint,
+            tier: 1,
+            weight: 1,
+            sender_domains: Vec::new(),
+            recipient_domains: Vec::new(),
+            max_connections: 10,
+            max_messages_per_connection: 1000,
+            idle: Duration::from_secs(15),
+            lifetime: Duration::from_mins(5),
+            rate: None,
+        }
+    }
+}
+
+/// A queue's own limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueLimit {
+    /// The queue's id.
+    pub id: i32,
+    /// How many of its messages may be sent.
+    pub rate: Rate,
+}
+
+/// What a recipient domain may get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainLimit {
+    /// The domain, in lower case.
+    pub domain: String,
+    /// Messages on their way to it at once.
+    pub concurrency: Option<usize>,
+    /// How many it may get.
+    pub rate: Option<Rate>,
+}
+
+/// All that the pool goes by.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// The relays that may be used.
+    pub relays: Vec<RelayConfig>,
+    /// Queues with a limit.
+    pub queues: Vec<QueueLimit>,
+    /// Domains with a limit.
+    pub domains: Vec<DomainLimit>,
+    /// What replies ask for, in order.
+    pub rules: Vec<Rule>,
 }
 
 /// What is to happen with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// To the first of these relays that is not suspended.
+    /// To one of these relays.
     Smtp(Arc<[i32]>),
     /// Compose only and hand back the bytes.
     Capture,
+}
+
+impl Transport {
+    /// The relays that may be used.
+    pub(crate) fn relays(&self) -> Option<&[i32]> {
+        match self {
+            Self::Smtp(relays) => Some(relays),
+            Self::Capture => None,
+        }
+    }
 }
 
 /// One claimed message.
@@ -33,6 +124,8 @@ pub struct Job {
     pub id: i64,
     /// The lease that it was claimed under.
     pub token: i64,
+    /// The queue that it is from.
+    pub queue: i32,
     /// Where it goes.
     pub transport: Transport,
     /// Reverse path; empty for the null sender.
@@ -59,11 +152,34 @@ pub enum Report {
         /// Why.
         fault: RelayFault,
     },
-    /// A relay answered again after having been down.
+    /// A relay has not said anything for so long while mail waits for it. It may still answer.
+    RelaySilent {
+        /// Which.
+        relay: i32,
+        /// For how long.
+        silence: Duration,
+    },
+    /// A relay answered again after having been down or silent.
     RelayUp {
         /// Which.
         relay: i32,
     },
+    /// A limit is used up: nothing more can go for so long.
+    Exhausted {
+        /// Whose limit.
+        limit: Limited,
+        /// For how long.
+        wait: Duration,
+    },
+}
+
+/// What has a limit of its own for which jobs come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Limited {
+    /// This relay.
+    Relay(i32),
+    /// This queue.
+    Queue(i32),
 }
 
 /// The end of one job.
@@ -73,7 +189,7 @@ pub struct Finished {
     pub id: i64,
     /// [`Job::token`].
     pub token: i64,
-    /// The recipients, as in [`Job::to`].
+    /// The recipients that this is about: those in [`Job::to`], or a part of them.
     pub to: Vec<String>,
     /// The relay that was used or tried last, if any.
     pub relay: Option<i32>,
@@ -83,6 +199,12 @@ pub struct Finished {
     pub tls: Option<TlsInfo>,
     /// From the start of its transaction (or the connect made for it) to the verdict.
     pub duration: Duration,
+    /// What rules decided for the recipients, in their order; empty: nothing.
+    pub decisions: Vec<Option<Decision>>,
+    /// What became of further recipients, who went another way. Only where this part was judged.
+    pub others: Vec<Finished>,
+    /// Some recipients were not tried: when to do it.
+    pub untried: Option<Duration>,
 }
 
 /// What became of one job.
@@ -96,4 +218,14 @@ pub enum JobResult {
     Unrenderable(String),
     /// It was never started: the pool stops, or no relay is available.
     Returned(String),
+    /// It was never started, and should wait so long before it is claimed again: its recipient's domain has reached a
+    /// limit, is suspended, or gives no answer.
+    PutOff {
+        /// How long.
+        wait: Duration,
+        /// Why.
+        why: String,
+        /// Whether that is worth a record: it is no passing matter.
+        told: bool,
+    },
 }

@@ -1,11 +1,18 @@
-//! The URL of a relay: `smtp://host[:port]` or `smtps://host[:port]`, with `?starttls=required|opportunistic|never`.
+//! The URL of a relay: `smtp://host[:port]`, `smtps://host[:port]` or `lmtp://host[:port]`, with
+//! `?starttls=required|opportunistic|never`, or `lmtp:///path/of/socket`.
 
-use mail_smtp::TlsMode;
+use std::path::PathBuf;
+
+use mail_smtp::{Protocol, TlsMode};
 use url::{Host, Url};
 
 /// What a relay's URL says.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RelayUrl {
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// A Unix socket instead of a host.
+    pub socket: Option<PathBuf>,
     /// Host name or address.
     pub host: String,
     /// TCP port.
@@ -20,8 +27,8 @@ pub enum UrlError {
     /// Not a URL.
     #[error("invalid relay URL: {0}")]
     Syntax(#[from] url::ParseError),
-    /// Neither smtp nor smtps.
-    #[error("invalid relay URL: scheme \"{0}\" is not smtp or smtps")]
+    /// None of the schemes above.
+    #[error("invalid relay URL: scheme \"{0}\" is not smtp, smtps or lmtp")]
     Scheme(String),
     /// No host.
     #[error("invalid relay URL: no host")]
@@ -31,6 +38,9 @@ pub enum UrlError {
     )]
     /// A user name or password within the URL.
     Credentials,
+    /// Port 0, which nobody listens on.
+    #[error("invalid relay URL: port 0")]
+    Port,
     /// More than a host and a port.
     #[error("invalid relay URL: unexpected path or fragment")]
     Path,
@@ -47,22 +57,39 @@ impl RelayUrl {
     /// else `opportunistic`.
     pub fn parse(url: &str, with_username: bool) -> Result<Self, UrlError> {
         let url = Url::parse(url)?;
-        let implicit = match url.scheme() {
-            "smtp" => false,
-            "smtps" => true,
+        let (protocol, implicit) = match url.scheme() {
+            "smtp" => (Protocol::Smtp, false),
+            "smtps" => (Protocol::Smtp, true),
+            "lmtp" => (Protocol::Lmtp, false),
             other => return Err(UrlError::Scheme(other.to_owned())),
         };
+        let local = protocol == Protocol::Lmtp;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(UrlError::Credentials);
         }
-        if !matches!(url.path(), "" | "/") || url.fragment().is_some() {
+        let has_path = !matches!(url.path(), "" | "/");
+        let has_host = url.host_str().is_some_and(|host| !host.is_empty());
+        if url.fragment().is_some() || has_path && (has_host || !local) {
             return Err(UrlError::Path);
         }
         let mut tls = match (implicit, with_username) {
             (true, _) => TlsMode::Implicit,
             (false, true) => TlsMode::StartTlsRequired,
+            (false, false) if local => TlsMode::Never,
             (false, false) => TlsMode::StartTlsOpportunistic,
         };
+        if has_path {
+            if url.query().is_some() {
+                return Err(UrlError::Path);
+            }
+            return Ok(Self {
+                protocol,
+                socket: Some(PathBuf::from(url.path())),
+                host: "localhost".to_owned(),
+                port: 0,
+                tls: TlsMode::Never,
+            });
+        }
         for (name, value) in url.query_pairs() {
             if name != "starttls" || implicit {
                 return Err(UrlError::Parameter(name.into_owned()));
@@ -81,13 +108,20 @@ impl RelayUrl {
             Host::Ipv6(address) => address.to_string(),
         };
         let default_port = match (implicit, with_username) {
+            _ if local => 24,
             (true, _) => 465,
             (false, true) => 587,
             (false, false) => 25,
         };
+        let port = url.port().unwrap_or(default_port);
+        if port == 0 {
+            return Err(UrlError::Port);
+        }
         Ok(RelayUrl {
+            protocol,
+            socket: None,
             host,
-            port: url.port().unwrap_or(default_port),
+            port,
             tls,
         })
     }
@@ -124,6 +158,15 @@ mod tests {
     }
 
     #[test]
+    fn lmtp_goes_to_a_host_or_a_socket() {
+        let url = RelayUrl::parse("lmtp://localhost", false).expect("a good URL");
+        assert_eq!((url.port, url.tls, url.socket), (24, TlsMode::Never, None));
+        let url = RelayUrl::parse("lmtp:///var/run/dovecot/lmtp", false).expect("a good URL");
+        assert_eq!(url.protocol, Protocol::Lmtp);
+        assert_eq!(url.socket, Some(PathBuf::from("/var/run/dovecot/lmtp")));
+    }
+
+    #[test]
     fn what_is_not_a_relay_is_refused() {
         for url in [
             "mx.example",
@@ -136,6 +179,10 @@ mod tests {
             "smtp://mx.example?tls=1",
             "smtps://mx.example?starttls=never",
             "smtp://mx.example:99999",
+            "smtp://mx.example:0",
+            "smtp:///var/run/socket",
+            "lmtp://mx.example/var/run/socket",
+            "lmtp://",
         ] {
             assert!(RelayUrl::parse(url, false).is_err(), "{url}");
         }

@@ -5,7 +5,7 @@ mod common;
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use common::{Harness, job, jobs, quick, relay, sink::Sink};
-use mail_relay::{JobResult, Settings, Transport};
+use mail_relay::{JobResult, Transport};
 
 #[test]
 fn a_thousand_jobs_over_four_connections_arrive_exactly_once() {
@@ -43,11 +43,9 @@ fn one_job_opens_one_connection_and_the_next_uses_it() {
 #[test]
 fn an_idle_connection_says_goodbye() {
     let sink = Sink::start();
-    let settings = Settings {
-        idle: Duration::from_millis(50),
-        ..quick()
-    };
-    let mut pool = Harness::start(settings, vec![relay(1, sink.port, 8)]);
+    let mut config = relay(1, sink.port, 8);
+    config.idle = Duration::from_millis(50);
+    let mut pool = Harness::start(quick(), vec![config]);
     pool.pool.submit(vec![job(1, &[1])]);
     pool.until_finished(1);
     sink.wait("QUIT", |seen| {

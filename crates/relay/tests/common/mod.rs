@@ -9,8 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mail_relay::{Finished, Job, JobResult, Pool, RelayConfig, Report, Settings, Transport};
-use mail_smtp::{Endpoint, Outcome, Timeouts, TlsMode, Verdict};
+use mail_relay::{
+    Config, Finished, Job, JobResult, Limited, Pool, RelayConfig, Report, Settings, Transport,
+};
+use mail_smtp::{Endpoint, Outcome, TlsMode, Verdict};
 
 /// Long enough for any machine; no test that passes waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,20 +33,28 @@ pub fn slow() -> Settings {
     }
 }
 
+/// A relay of a tier of its own.
 pub fn relay(id: i32, port: u16, max_connections: usize) -> RelayConfig {
+    let endpoint = Endpoint {
+        host: "127.0.0.1".to_owned(),
+        port,
+        tls: TlsMode::Never,
+        helo_name: "test.example".to_owned(),
+        ..Endpoint::default()
+    };
     RelayConfig {
-        id,
-        endpoint: Endpoint {
-            host: "127.0.0.1".to_owned(),
-            port,
-            tls: TlsMode::Never,
-            ca_file: None,
-            credentials: None,
-            helo_name: "test.example".to_owned(),
-            timeouts: Timeouts::default(),
-        },
+        tier: id,
         max_connections,
         max_messages_per_connection: 1_000_000,
+        ..RelayConfig::new(id, format!("r{id}"), endpoint)
+    }
+}
+
+/// A configuration of these relays and nothing else.
+pub fn only(relays: Vec<RelayConfig>) -> Config {
+    Config {
+        relays,
+        ..Config::default()
     }
 }
 
@@ -53,6 +63,7 @@ pub fn job(id: i64, relays: &[i32]) -> Job {
     Job {
         id,
         token: id + 1_000_000,
+        queue: 1,
         transport: Transport::Smtp(Arc::from(relays)),
         from: from.to_owned(),
         to: vec![format!("u{id}@example.org")],
@@ -62,6 +73,14 @@ pub fn job(id: i64, relays: &[i32]) -> Job {
         })
         .to_string(),
         date: 0,
+    }
+}
+
+/// A job for these recipients.
+pub fn job_to(id: i64, relays: &[i32], to: &[&str]) -> Job {
+    Job {
+        to: to.iter().map(|&to| to.to_owned()).collect(),
+        ..job(id, relays)
     }
 }
 
@@ -81,19 +100,27 @@ pub struct Harness {
     pub finished: HashMap<i64, Finished>,
     pub downs: Vec<(i32, Duration)>,
     pub ups: Vec<i32>,
+    pub silent: Vec<i32>,
+    pub exhausted: Vec<(Limited, Duration)>,
 }
 
 impl Harness {
     pub fn start(settings: Settings, relays: Vec<RelayConfig>) -> Self {
+        Self::with(settings, only(relays))
+    }
+
+    pub fn with(settings: Settings, config: Config) -> Self {
         let (sender, reports) = mpsc::channel();
         let pool = Pool::start(move |report| drop(sender.send(report)), settings).unwrap();
-        pool.configure(relays);
+        pool.configure(config);
         Self {
             pool,
             reports,
             finished: HashMap::new(),
             downs: Vec::new(),
             ups: Vec::new(),
+            silent: Vec::new(),
+            exhausted: Vec::new(),
         }
     }
 
@@ -110,6 +137,8 @@ impl Harness {
             }
             Report::RelayDown { relay, pause, .. } => self.downs.push((relay, pause)),
             Report::RelayUp { relay } => self.ups.push(relay),
+            Report::RelaySilent { relay, .. } => self.silent.push(relay),
+            Report::Exhausted { limit, wait } => self.exhausted.push((limit, wait)),
         }
     }
 
@@ -117,9 +146,11 @@ impl Harness {
     pub fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !enough(self) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.reports.recv_timeout(left) {
+            // What is waited for may be no report.
+            let moment = Duration::from_millis(10);
+            match self.reports.recv_timeout(moment) {
                 Ok(report) => self.take(report),
+                Err(mpsc::RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
                 Err(error) => panic!(
                     "{what}: {error}; {} finished, {:?} down",
                     self.finished.len(),

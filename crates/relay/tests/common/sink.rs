@@ -11,6 +11,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 
 /// What the server does; everything off by default.
@@ -24,8 +25,9 @@ pub struct Behaviour {
     pub hang_at_dot: AtomicBool,
     /// Says nothing to MAIL.
     pub hang_at_mail: AtomicBool,
-    /// Never greets.
+    /// Does not greet before it is told to.
     pub hang_at_greeting: AtomicBool,
+    pub greet: Notify,
     /// Offers no PIPELINING.
     pub plain: AtomicBool,
     /// Closes a connection, without a word, after so many messages (0: never).
@@ -34,6 +36,35 @@ pub struct Behaviour {
     pub politely: AtomicBool,
     /// Milliseconds that each final dot takes.
     pub delay: AtomicUsize,
+    /// What is said to a command that holds these words (a final dot is the command `.`); `None`: nothing, for ever.
+    pub answers: Mutex<Vec<(&'static str, Option<&'static str>)>>,
+}
+
+impl Behaviour {
+    pub fn answer(&self, words: &'static str, with: Option<&'static str>) {
+        let mut answers = self.answers.lock().unwrap();
+        answers.retain(|(known, _)| *known != words);
+        answers.push((words, with));
+    }
+
+    fn answer_to(&self, command: &str) -> Answer {
+        let answers = self.answers.lock().unwrap();
+        let fits = |words: &str| match words {
+            "." => command == ".",
+            _ => command.contains(words),
+        };
+        match answers.iter().find(|(words, _)| fits(words)) {
+            None => Answer::Usual,
+            Some((_, Some(with))) => Answer::This(with),
+            Some((_, None)) => Answer::Nothing,
+        }
+    }
+}
+
+enum Answer {
+    Usual,
+    This(&'static str),
+    Nothing,
 }
 
 #[derive(Default)]
@@ -41,6 +72,9 @@ pub struct Seen {
     pub open: AtomicUsize,
     pub most_open: AtomicUsize,
     pub connections: AtomicUsize,
+    /// Final dots that wait for their reply.
+    pub at_work: AtomicUsize,
+    pub most_at_work: AtomicUsize,
     pub refused: AtomicUsize,
     pub quits: AtomicUsize,
     /// Commands for a next message that came in the same read as a final dot.
@@ -48,6 +82,8 @@ pub struct Seen {
     /// Messages whose text was complete.
     pub bodies: AtomicUsize,
     pub messages: Mutex<Vec<String>>,
+    /// When each was accepted.
+    pub times: Mutex<Vec<Instant>>,
 }
 
 pub struct Sink {
@@ -117,8 +153,9 @@ async fn serve(
     stream.set_nodelay(true)?;
     let mut stream = BufReader::with_capacity(64 * 1024, stream);
     let max = does.max_open.load(SeqCst);
+    let told = does.greet.notified();
     if does.hang_at_greeting.load(SeqCst) {
-        forever().await;
+        told.await;
     }
     if does.refuse.load(SeqCst) || (max > 0 && open > max) {
         seen.refused.fetch_add(1, SeqCst);
@@ -136,7 +173,12 @@ async fn serve(
             return Ok(());
         }
         let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
+        let ready = does.answer_to(&line);
+        if matches!(ready, Answer::Nothing) {
+            forever().await;
+        }
         let reply: &[u8] = match verb.as_str() {
+            _ if let Answer::This(words) = ready => words.as_bytes(),
             "EHLO" if does.plain.load(SeqCst) => b"250 sink\r\n",
             "EHLO" => b"250-sink\r\n250-PIPELINING\r\n250 8BITMIME\r\n",
             "MAIL" => {
@@ -170,16 +212,28 @@ async fn serve(
         if does.hang_at_dot.load(SeqCst) {
             forever().await;
         }
+        let at_work = seen.at_work.fetch_add(1, SeqCst) + 1;
+        seen.most_at_work.fetch_max(at_work, SeqCst);
         let delay = does.delay.load(SeqCst);
         if delay > 0 {
             tokio::time::sleep(Duration::from_millis(delay as u64)).await;
         }
+        seen.at_work.fetch_sub(1, SeqCst);
         let id = text
             .split("Message-ID: <")
             .nth(1)
             .and_then(|t| t.split('@').next())
             .unwrap_or("?");
+        match does.answer_to(".") {
+            Answer::Nothing => forever().await,
+            Answer::This(words) => {
+                stream.write_all(words.as_bytes()).await?;
+                continue;
+            }
+            Answer::Usual => {}
+        }
         seen.messages.lock().unwrap().push(id.to_owned());
+        seen.times.lock().unwrap().push(Instant::now());
         count += 1;
         stream.write_all(b"250 2.0.0 taken\r\n").await?;
         let after = does.close_after.load(SeqCst);
