@@ -49,7 +49,8 @@ CREATE TABLE mail.pending (
     attempts      integer NOT NULL DEFAULT 0,
     ordering_hash bigint,
     ordering_seq  bigint,
-    expires_at    timestamptz
+    expires_at    timestamptz,
+    put_off       boolean NOT NULL DEFAULT false
 ) WITH (
     -- Every row is deleted soon: vacuum for the dead, at once, and never for having been inserted.
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0,
@@ -68,6 +69,7 @@ COMMENT ON COLUMN mail.pending.attempts IS 'Attempts that ended.';
 COMMENT ON COLUMN mail.pending.ordering_hash IS 'Hash of queue and ordering_key.';
 COMMENT ON COLUMN mail.pending.ordering_seq IS 'Place within that key.';
 COMMENT ON COLUMN mail.pending.expires_at IS 'Not after.';
+COMMENT ON COLUMN mail.pending.put_off IS 'Waits, untried, for a limit or a relay: a change of these makes it due.';
 
 CREATE FUNCTION mail._touch() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'touch_wrapper';
@@ -108,6 +110,7 @@ CREATE TABLE mail.event (
     status     text,
     text       text,
     duration   interval,
+    tls        text,
     detail     jsonb
 );
 CREATE INDEX event_message_id_idx ON mail.event (message_id, id);
@@ -118,7 +121,7 @@ COMMENT ON COLUMN mail.event.message_id IS 'The message.';
 COMMENT ON COLUMN mail.event.queue_id IS 'The queue.';
 COMMENT ON COLUMN mail.event.attempt IS 'Which attempt, from 1; 0: before the first.';
 COMMENT ON COLUMN mail.event.code IS 'Reply code. RFC 5321 section 4.2.';
-COMMENT ON COLUMN mail.event.kind IS 'sent, deferred, failed, uncertain, released, interrupted, lease_ended, retried, cancelled, expired or suppressed.';
+COMMENT ON COLUMN mail.event.kind IS 'sent, deferred, failed, uncertain, held, released, interrupted, lease_ended, retried, cancelled, expired or suppressed.';
 COMMENT ON COLUMN mail.event.state IS 'The state that the message ended in with this event; NULL: it went on.';
 COMMENT ON COLUMN mail.event.recipient IS 'The recipient; NULL: the whole message.';
 COMMENT ON COLUMN mail.event.relay IS 'The relay.';
@@ -126,6 +129,7 @@ COMMENT ON COLUMN mail.event.phase IS 'Where in the SMTP session it was decided.
 COMMENT ON COLUMN mail.event.status IS 'Enhanced status code. RFC 3463.';
 COMMENT ON COLUMN mail.event.text IS 'The reply, or what happened, in words.';
 COMMENT ON COLUMN mail.event.duration IS 'How long the attempt took.';
+COMMENT ON COLUMN mail.event.tls IS 'TLS version and cipher suite; NULL: none.';
 COMMENT ON COLUMN mail.event.detail IS 'Further facts, by kind.';
 
 CREATE TABLE mail.dead_letter (

@@ -106,7 +106,7 @@ COMMENT ON FUNCTION mail._outstanding(bigint) IS 'Recipients for whom the messag
 
 CREATE FUNCTION mail._settle(
     id bigint, results jsonb, relay text DEFAULT NULL, duration interval DEFAULT NULL, retry_after interval DEFAULT NULL,
-    counted boolean DEFAULT true
+    counted boolean DEFAULT true, untried interval DEFAULT NULL
 ) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -117,6 +117,8 @@ DECLARE
     at      timestamptz := clock_timestamp();
     born    timestamptz;
     goes_on boolean;
+    later   float8;
+    pause   interval;
     final   text;
 BEGIN
     SELECT * INTO p FROM mail.pending t WHERE t.id = _settle.id FOR UPDATE;
@@ -130,9 +132,12 @@ BEGIN
     born := coalesce(
         (SELECT max(e.at) FROM mail.event e WHERE e.message_id = _settle.id AND e.kind = 'retried'),
         greatest(m.send_at, m.enqueued_at));
-    goes_on := (NOT counted OR n < q.max_attempts AND at < born + q.give_up_after) AND EXISTS (
+    goes_on := untried IS NOT NULL OR (NOT counted OR n < q.max_attempts AND at < born + q.give_up_after) AND EXISTS (
         SELECT FROM jsonb_array_elements(results) r
         WHERE r ->> 'verdict' = 'transient' OR r ->> 'verdict' = 'uncertain' AND q.on_uncertain = 'retry');
+    -- A rule may say when: then not before, for whichever of the recipients that is the latest.
+    SELECT max((r ->> 'retry_after')::float8) INTO later
+    FROM jsonb_array_elements(results) r WHERE r ->> 'verdict' IN ('transient', 'uncertain');
 
     IF NOT goes_on THEN
         SELECT CASE max(v.badness) WHEN 0 THEN 'sent' WHEN 1 THEN 'failed' ELSE 'uncertain' END INTO final
@@ -149,7 +154,7 @@ BEGIN
     END IF;
 
     INSERT INTO mail.event
-        (at, message_id, queue_id, attempt, code, kind, state, recipient, relay, phase, status, text, duration, detail)
+        (at, message_id, queue_id, attempt, code, kind, state, recipient, relay, phase, status, text, duration, tls, detail)
     SELECT at, _settle.id, p.queue_id, n, (r.v ->> 'code')::integer,
            CASE WHEN r.v ->> 'verdict' = 'delivered' THEN 'sent'
                 WHEN r.v ->> 'verdict' = 'permanent' THEN 'failed'
@@ -157,15 +162,21 @@ BEGIN
                 WHEN r.v ->> 'verdict' = 'uncertain' AND goes_on THEN 'uncertain'
                 WHEN goes_on THEN 'deferred' ELSE 'failed' END,
            CASE WHEN r.place = jsonb_array_length(results) THEN final END,
-           r.v ->> 'recipient', _settle.relay, r.v ->> 'phase', r.v ->> 'status', r.v ->> 'text', _settle.duration,
+           r.v ->> 'recipient', coalesce(r.v ->> 'relay', _settle.relay), r.v ->> 'phase', r.v ->> 'status', r.v ->> 'text',
+           coalesce(make_interval(secs => (r.v ->> 'seconds')::float8), _settle.duration), r.v ->> 'tls',
            nullif(r.v -> 'detail', 'null')
     FROM jsonb_array_elements(results) WITH ORDINALITY AS r (v, place)
     ORDER BY r.place;
 
     IF goes_on THEN
+        pause := CASE WHEN retry_after IS NOT NULL THEN retry_after
+                      WHEN NOT counted THEN coalesce(untried, '0')
+                      -- What a relay asks for is granted a few times; then it is no sooner than the queue would try.
+                      WHEN later < 'Infinity' AND n <= 3 THEN make_interval(secs => later)
+                      ELSE greatest(make_interval(secs => nullif(later, 'Infinity')), mail._backoff(q.retry_base, q.retry_max, n)) END;
         UPDATE mail.pending t
-        SET attempts = CASE WHEN counted THEN n ELSE p.attempts END,
-            due_at = least(at + coalesce(_settle.retry_after, mail._backoff(q.retry_base, q.retry_max, n)), m.expires_at)
+        SET attempts = CASE WHEN counted THEN n ELSE p.attempts END, put_off = NOT counted AND untried IS NOT NULL,
+            due_at = CASE WHEN later = 'Infinity' THEN 'infinity' ELSE least(at + pause, m.expires_at) END
         WHERE t.id = _settle.id;
         PERFORM mail._touch_successor(p.queue_id, p.ordering_hash);
         RETURN 'deferred';
@@ -178,7 +189,7 @@ BEGIN
     RETURN final;
 END
 $$;
-COMMENT ON FUNCTION mail._settle(bigint, jsonb, text, interval, interval, boolean) IS 'Records an attempt that its caller holds the lease of; results: [{verdict: delivered|transient|permanent|uncertain, recipient, code, status, phase, text, detail}]. An attempt that is not counted goes on for those outstanding whatever the limits say. Returns the new state, NULL if the message is not pending.';
+COMMENT ON FUNCTION mail._settle(bigint, jsonb, text, interval, interval, boolean, interval) IS 'Records an attempt that its caller holds the lease of; results: [{verdict: delivered|transient|permanent|uncertain, recipient, code, status, phase, text, relay, seconds, tls, retry_after (seconds, Infinity: until it is retried by hand), detail}]. An attempt that is not counted goes on for those outstanding whatever the limits say, and so does one that left recipients untried: after so long if nobody else has to be tried again. Returns the new state, NULL if the message is not pending.';
 
 CREATE FUNCTION mail._touch_successor(queue_id integer, ordering_hash bigint) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

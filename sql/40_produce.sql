@@ -11,7 +11,7 @@ CREATE FUNCTION mail.enqueue(
 ) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enqueue_text_wrapper';
 COMMENT ON FUNCTION mail.enqueue(text, text, text, text, text, text, text, jsonb, text, timestamptz, timestamptz, integer, text, text, text, jsonb) IS
-'Accepts a mail as part of the caller''s transaction and returns its id. recipient: one address or a comma-separated list, display names allowed; options: further fields of the JSON form. Takes no lock unless an idempotency_key or supersede_key is given: then calls with the same key wait for each other''s transaction. With an idempotency_key seen within the queue''s window the first id comes back and nothing is added. Errors: 22023 bad value (the field is named), 42704 no such queue or template, 54000 too large, 0A000 not supported yet.';
+'Accepts a mail as part of the caller''s transaction and returns its id. recipient: one address or a comma-separated list, display names allowed; options: further fields of the JSON form. Waits for nobody unless an idempotency_key or supersede_key is given: then calls with the same key wait for each other''s transaction; and, for half a second at most, while somebody deletes a queue. With an idempotency_key seen within the queue''s window the first id comes back and nothing is added. Errors: 22023 bad value (the field is named), 42704 no such queue or template, 54000 too large, 0A000 not supported yet.';
 
 CREATE FUNCTION mail.enqueue(
     message jsonb, queue text DEFAULT 'default', send_at timestamptz DEFAULT NULL, expires_at timestamptz DEFAULT NULL,

@@ -26,7 +26,14 @@ CREATE FUNCTION mail.retry(id bigint) RETURNS boolean
     LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     m mail.message;
+    p mail.pending;
 BEGIN
+    UPDATE mail.pending t SET due_at = clock_timestamp() WHERE t.id = retry.id AND t.due_at = 'infinity' RETURNING t.* INTO p;
+    IF FOUND THEN
+        INSERT INTO mail.event (message_id, queue_id, attempt, kind, text)
+        VALUES (retry.id, p.queue_id, p.attempts, 'released', format('let go by %s', session_user));
+        RETURN true;
+    END IF;
     DELETE FROM mail.dead_letter d WHERE d.id = retry.id;
     IF NOT FOUND THEN
         RETURN false;
@@ -45,7 +52,7 @@ BEGIN
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION mail.retry(bigint) IS 'Puts a dead letter back: due now, attempts from 0, to the recipients that it did not reach, at the end of its ordering key. False if it is not a dead letter. Errors: 55000 when its body is no longer kept.';
+COMMENT ON FUNCTION mail.retry(bigint) IS 'Puts a dead letter back: due now, attempts from 0, to the recipients that it did not reach, at the end of its ordering key. Lets go of a message that a reply rule holds. False if it is neither. Errors: 55000 when its body is no longer kept.';
 
 CREATE FUNCTION mail.retry_dead_letters(queue text DEFAULT NULL, since timestamptz DEFAULT '-infinity') RETURNS bigint
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -79,7 +79,7 @@ COMMENT ON COLUMN mail.dead_letters.retryable IS 'False once its body is no long
 
 CREATE VIEW mail.events AS
 SELECT e.id, e.at, e.message_id, e.kind, e.recipient, e.attempt, e.relay, e.code, e.status, e.text,
-       q.name AS queue, e.state, e.phase, e.duration, e.detail
+       q.name AS queue, e.state, e.phase, e.duration, e.detail, e.tls
 FROM mail.event e LEFT JOIN mail.queue q ON q.id = e.queue_id;
 COMMENT ON VIEW mail.events IS 'What happened, in order. That a message was enqueued is told by mail.messages.';
 COMMENT ON COLUMN mail.events.id IS 'Ascending number.';
@@ -96,7 +96,8 @@ COMMENT ON COLUMN mail.events.queue IS 'Name of the queue.';
 COMMENT ON COLUMN mail.events.state IS 'The state that the message ended in with this event; NULL: it went on.';
 COMMENT ON COLUMN mail.events.phase IS 'Where in the SMTP session it was decided.';
 COMMENT ON COLUMN mail.events.duration IS 'How long the attempt took.';
-COMMENT ON COLUMN mail.events.detail IS 'Further facts, by kind.';
+COMMENT ON COLUMN mail.events.detail IS 'Further facts, by kind; rule: the reply rule that decided.';
+COMMENT ON COLUMN mail.events.tls IS 'TLS version and cipher suite of the connection; NULL: none.';
 
 CREATE VIEW mail.captured AS
 SELECT c.id, c.message_id, c.at, c.recipients, m.envelope_from AS sender, m.subject,
@@ -148,7 +149,7 @@ COMMENT ON COLUMN mail.queue_stats.queue IS 'Name of the queue.';
 COMMENT ON COLUMN mail.queue_stats.transport IS 'smtp, capture or external.';
 COMMENT ON COLUMN mail.queue_stats.paused IS 'Whether it is paused.';
 COMMENT ON COLUMN mail.queue_stats.queued IS 'Messages that are due and were not tried yet.';
-COMMENT ON COLUMN mail.queue_stats.scheduled IS 'Messages whose send_at is in the future.';
+COMMENT ON COLUMN mail.queue_stats.scheduled IS 'Of the queued, those whose send_at is still to come, or that were put off for a limit or a relay.';
 COMMENT ON COLUMN mail.queue_stats.sending IS 'Messages in flight.';
 COMMENT ON COLUMN mail.queue_stats.deferred IS 'Messages that wait for their next attempt.';
 COMMENT ON COLUMN mail.queue_stats.failed IS 'Dead letters.';
@@ -221,6 +222,7 @@ CREATE FUNCTION mail.health(OUT severity text, OUT "check" text, OUT detail text
     UNION ALL
     SELECT 'critical', 'relay', format('relay "%s" has been down since %s: %s', r.name, date_trunc('second', t.since), t.error),
            CASE WHEN t.suspended_until = 'infinity' THEN 'Correct its row in mail.relay, or the file that it refers to and reload.'
+                WHEN t.suspended_until <= clock_timestamp() THEN 'It is being tried; no attempts of messages are counted meanwhile.'
                 ELSE format('It is tried again at %s; no attempts of messages are counted meanwhile.',
                             date_trunc('second', t.suspended_until)) END
     FROM mail.relay_trouble t JOIN mail.relay r ON r.id = t.relay_id WHERE r.enabled
@@ -230,6 +232,24 @@ CREATE FUNCTION mail.health(OUT severity text, OUT "check" text, OUT detail text
     FROM mail.queue q
     WHERE q.transport = 'smtp'
       AND NOT EXISTS (SELECT FROM mail.relay r WHERE r.enabled AND (q.relays = '{}' OR r.name = ANY (q.relays)))
+    UNION ALL
+    SELECT 'critical', 'relays', format('all relays of queue "%s" are down: its messages wait', q.name),
+           'See mail.relay_stats for what is wrong with them.'
+    FROM mail.queue q
+    WHERE q.transport = 'smtp'
+      AND (SELECT bool_and(r.id IN (SELECT t.relay_id FROM mail.relay_trouble t))
+           FROM mail.relay r WHERE r.enabled AND (q.relays = '{}' OR r.name = ANY (q.relays)))
+    UNION ALL
+    SELECT 'warning', 'held', format('%s messages in queue "%s" are held by a reply rule', count(*), q.name),
+           'See mail.events for why; mail.retry(id) lets one go, mail.cancel(id) ends it.'
+    FROM mail.queue q, LATERAL (
+        WITH RECURSIVE lane AS (
+            (SELECT p.rank FROM mail.pending p WHERE p.queue_id = q.id ORDER BY p.rank LIMIT 1)
+            UNION ALL
+            SELECT (SELECT p.rank FROM mail.pending p WHERE p.queue_id = q.id AND p.rank > l.rank ORDER BY p.rank LIMIT 1)
+            FROM lane l WHERE l.rank IS NOT NULL)
+        SELECT p.id FROM lane l JOIN mail.pending p ON p.queue_id = q.id AND p.rank = l.rank AND p.due_at = 'infinity') h
+    GROUP BY q.name
     UNION ALL
     SELECT 'warning', 'relays', format('queue "%s" names a relay "%s" that does not exist or is not enabled', q.name, n),
            'Correct the queue''s relays.'

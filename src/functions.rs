@@ -146,9 +146,19 @@ fn check_relay_url(url: &str) -> bool {
         Err(e) => error::bad_argument(
             e.to_string(),
             Some(
-                "Write smtp://host[:port] or smtps://host[:port], with ?starttls=required|opportunistic|never.",
+                "Write smtp://host[:port] or smtps://host[:port], with ?starttls=required|opportunistic|never, or lmtp://host[:port] or lmtp:///socket.",
             ),
         ),
+    }
+}
+
+#[pg_extern(sql = false)]
+fn check_pattern(pattern: &str) -> bool {
+    match mail_relay::pattern(pattern) {
+        Ok(_) => true,
+        Err(why) => {
+            error::bad_argument(format!("invalid pattern: {}", why.replace('\n', " ")), None)
+        }
     }
 }
 

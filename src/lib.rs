@@ -12,6 +12,7 @@ mod guc;
     reason = "the one place that talks to Postgres' C interface"
 )]
 mod pg;
+mod probe;
 mod produce;
 mod queues;
 mod relays;

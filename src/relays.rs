@@ -1,8 +1,11 @@
 //! Relays as configured: from a row to what the pool wants, with the secret behind a reference.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use mail_relay::{RelayConfig, RelayUrl};
+use mail_relay::{Rate, RelayConfig, RelayUrl};
 use mail_smtp::{AuthMechanism, Credentials, Endpoint, Timeouts};
 
 use crate::{guc, pg};
@@ -31,8 +34,35 @@ pub struct RelayRow {
     pub auth: String,
     pub helo_name: Option<String>,
     pub ca_file: Option<String>,
+    pub tier: i32,
+    pub weight: i32,
+    pub sender_domains: Vec<String>,
+    pub recipient_domains: Vec<String>,
     pub max_connections: i32,
     pub max_messages_per_connection: i32,
+    /// In seconds, like all that follow.
+    pub max_connection_age: f64,
+    pub max_connection_idle: f64,
+    pub rate: Option<Rate>,
+    /// Connect, greeting, command, data, block and dot.
+    pub timeouts: [f64; 6],
+}
+
+/// How a relay is reached, as its row has it.
+pub struct Access {
+    pub url: String,
+    pub username: Option<String>,
+    pub secret: Secret,
+    pub auth: String,
+    pub helo_name: Option<String>,
+    pub ca_file: Option<String>,
+    /// As [`RelayRow::timeouts`].
+    pub timeouts: [f64; 6],
+}
+
+/// Seconds as the database has them.
+pub fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 /// A secret that `Debug` does not show.
@@ -48,18 +78,20 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// The relay as the pool wants it.
-pub fn config(row: RelayRow) -> Result<RelayConfig, RelayError> {
-    let mechanism = match row.auth.as_str() {
+/// The way to a relay, with the secret itself.
+pub fn endpoint(access: Access) -> Result<Endpoint, RelayError> {
+    let mechanism = match access.auth.as_str() {
         "plain" => Some(AuthMechanism::Plain),
         "login" => Some(AuthMechanism::Login),
+        "xoauth2" => Some(AuthMechanism::XOAuth2),
+        "oauthbearer" => Some(AuthMechanism::OAuthBearer),
         "none" => None,
         _ => Some(AuthMechanism::Auto),
     };
-    let url = RelayUrl::parse(&row.url, row.username.is_some())?;
-    let credentials = match (row.username, mechanism) {
+    let url = RelayUrl::parse(&access.url, access.username.is_some())?;
+    let credentials = match (access.username, mechanism) {
         (Some(username), Some(mechanism)) => {
-            let secret = resolve(row.secret.0.ok_or(RelayError::NoSecret)?)?;
+            let secret = resolve(access.secret.0.ok_or(RelayError::NoSecret)?)?;
             Some(Credentials {
                 username,
                 secret,
@@ -68,21 +100,53 @@ pub fn config(row: RelayRow) -> Result<RelayConfig, RelayError> {
         }
         _ => None,
     };
-    let endpoint = Endpoint {
+    let [connect, greeting, command, data, block, dot] = access.timeouts.map(seconds);
+    Ok(Endpoint {
+        protocol: url.protocol,
         host: url.host,
         port: url.port,
+        socket: url.socket,
         tls: url.tls,
-        ca_file: row.ca_file.map(PathBuf::from),
+        ca_file: access.ca_file.map(PathBuf::from),
         credentials,
-        helo_name: row.helo_name.unwrap_or_else(pg::host_name),
-        timeouts: Timeouts::default(),
-    };
+        helo_name: access.helo_name.unwrap_or_else(pg::host_name),
+        timeouts: Timeouts {
+            connect,
+            greeting,
+            command,
+            envelope: command,
+            data_init: data,
+            data_block: block,
+            data_done: dot,
+        },
+    })
+}
+
+/// The relay as the pool wants it.
+pub fn config(row: RelayRow) -> Result<RelayConfig, RelayError> {
+    let endpoint = endpoint(Access {
+        url: row.url,
+        username: row.username,
+        secret: row.secret,
+        auth: row.auth,
+        helo_name: row.helo_name,
+        ca_file: row.ca_file,
+        timeouts: row.timeouts,
+    })?;
     let positive = |n: i32| usize::try_from(n).unwrap_or(1).max(1);
     Ok(RelayConfig {
         id: row.id,
+        name: row.name,
         endpoint,
+        tier: row.tier,
+        weight: u32::try_from(row.weight).unwrap_or(0),
+        sender_domains: row.sender_domains,
+        recipient_domains: row.recipient_domains,
         max_connections: positive(row.max_connections),
         max_messages_per_connection: positive(row.max_messages_per_connection),
+        idle: seconds(row.max_connection_idle),
+        lifetime: seconds(row.max_connection_age),
+        rate: row.rate,
     })
 }
 

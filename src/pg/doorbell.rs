@@ -31,24 +31,37 @@ impl Doorbell {
         Ok((Self { fd }, bell))
     }
 
-    /// Sleeps until the bell rings, this process' latch is set, or the milliseconds are over; clears both.
+    /// Sleeps until the bell rings, this process' latch is set, or the milliseconds are over; clears both. Between
+    /// transactions: what would cancel a statement is forgotten, for there is none.
     pub fn wait(&self, milliseconds: i64) {
+        self.sleep(Some(milliseconds));
+        // SAFETY: a plain variable of this process.
+        unsafe { pg_sys::QueryCancelPending = 0 };
+        pgrx::check_for_interrupts!();
+    }
+
+    /// The same within a statement, which may be cancelled, and without an end of its own.
+    pub fn wait_within_statement(&self) {
+        self.sleep(None);
+        pgrx::check_for_interrupts!();
+    }
+
+    fn sleep(&self, milliseconds: Option<i64>) {
+        let timeout = milliseconds.map_or(0, |_| pg_sys::WL_TIMEOUT);
         let events = pg_sys::WL_LATCH_SET
             | pg_sys::WL_SOCKET_READABLE
-            | pg_sys::WL_TIMEOUT
-            | pg_sys::WL_EXIT_ON_PM_DEATH;
+            | pg_sys::WL_EXIT_ON_PM_DEATH
+            | timeout;
         // SAFETY: MyLatch is this process' latch and the descriptor is open; the counter read is eight bytes.
         unsafe {
             let happened = pg_sys::WaitLatchOrSocket(
                 pg_sys::MyLatch,
                 events.cast_signed(),
                 self.fd.as_raw_fd(),
-                milliseconds,
+                milliseconds.unwrap_or(-1),
                 pg_sys::PG_WAIT_EXTENSION,
             );
             pg_sys::ResetLatch(pg_sys::MyLatch);
-            // Between transactions there is no statement that could be cancelled.
-            pg_sys::QueryCancelPending = 0;
             if happened & pg_sys::WL_SOCKET_READABLE.cast_signed() != 0 {
                 let mut count = 0_u64;
                 libc::read(
@@ -58,7 +71,6 @@ impl Doorbell {
                 );
             }
         }
-        pgrx::check_for_interrupts!();
     }
 }
 

@@ -167,6 +167,7 @@ impl Worker {
             claimed.jobs.push(Job {
                 id: candidate.id,
                 token,
+                queue: queue.id,
                 transport: queue.transport.clone(),
                 from: body.from,
                 to: body.to,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use mail_relay::{RelayConfig, Transport};
+use mail_relay::{Config, Limited, QueueLimit, Rate, RelayConfig, Transport};
 
 use super::{
     delivery::{MAX_BYTES, Worker},
@@ -17,19 +17,55 @@ use crate::{
 /// Messages of a queue that holds what is uncertain: a crash makes all that are in flight wait for a person.
 const HOLD_IN_FLIGHT: usize = 10;
 
+/// Messages of a queue with a limit that are in flight beside those that can be sent within this time (seconds): who
+/// waits stays in the queue, where what is more urgent can pass.
+const LIMITED: f64 = 2.0;
+const LEAST: f64 = 2.0;
+
 /// The configuration as last read.
 #[derive(Default)]
 pub(super) struct Configuration {
     pub(super) queues: Vec<QueueConfig>,
     pub(super) relays: HashMap<i32, String>,
-    used: Vec<RelayConfig>,
+    used: Config,
 }
 
 impl Configuration {
     /// Whether a relay is configured just so already.
     fn knows(&self, config: &RelayConfig) -> bool {
-        self.used.contains(config)
+        self.used.relays.contains(config)
     }
+
+    /// How many messages relays may get within a short time, if all of the tier that takes them have a limit.
+    fn within_limits(&self, usable: &[i32]) -> usize {
+        let relays = || {
+            self.used
+                .relays
+                .iter()
+                .filter(|relay| usable.contains(&relay.id))
+        };
+        let tier = relays().map(|relay| relay.tier).min();
+        let rates = relays()
+            .filter(|relay| Some(relay.tier) == tier)
+            .map(|relay| relay.rate);
+        rates
+            .map(|rate| rate.map_or(usize::MAX, worth))
+            .fold(0, usize::saturating_add)
+    }
+}
+
+/// A queue's limit as the pool wants it. The built-in capture has none.
+fn limit(queue: &QueueConfig) -> Option<QueueLimit> {
+    let rate = queue
+        .rate
+        .filter(|_| queue.transport != Transport::Capture)?;
+    Some(QueueLimit { id: queue.id, rate })
+}
+
+/// How many messages a rate lets through within a short time.
+fn worth(rate: Rate) -> usize {
+    let per_second = f64::from(rate.count) / rate.window.as_secs_f64();
+    (per_second * LIMITED).clamp(LEAST, 1e6) as usize
 }
 
 impl Worker {
@@ -60,26 +96,42 @@ impl Worker {
             }
             for config in &relays {
                 // One that was changed starts anew, here as in the pool.
-                if !self.suspended.contains_key(&config.id) || !self.configuration.knows(config) {
+                let ails =
+                    self.suspended.contains_key(&config.id) || self.silent.contains(&config.id);
+                if !ails || !self.configuration.knows(config) {
                     store::relay_up(config.id)?;
                 }
             }
-            Ok(Some((relays, store::queues(&usable)?, usable)))
+            let queues = store::queues(&usable)?;
+            let config = Config {
+                relays,
+                queues: queues.iter().filter_map(limit).collect(),
+                domains: store::domain_limits()?,
+                rules: store::reply_rules(&usable)?,
+            };
+            if config != self.configuration.used {
+                // What waits for a limit or a relay may not have to any longer.
+                store::reconsider()?;
+            }
+            Ok(Some((config, queues, usable)))
         });
         match read {
-            Ok(Some((relays, queues, usable))) => {
-                let anew: Vec<i32> = relays
+            Ok(Some((config, queues, usable))) => {
+                let anew: Vec<i32> = config
+                    .relays
                     .iter()
                     .filter(|config| !self.configuration.knows(config))
                     .map(|c| c.id)
                     .collect();
                 self.suspended.retain(|id, _| !anew.contains(id));
                 self.probing.retain(|id| !anew.contains(id));
-                self.pool.configure(relays.clone());
+                self.silent.retain(|id| !anew.contains(id));
+                self.exhausted.clear();
+                self.pool.configure(config.clone());
                 self.configuration = Configuration {
                     queues,
                     relays: usable.into_iter().collect(),
-                    used: relays,
+                    used: config,
                 };
                 self.next_sweep = 0;
                 Ok(true)
@@ -109,14 +161,18 @@ impl Worker {
             if guc::DELIVERY.get() == Delivery::hold {
                 return 0;
             }
-            let usable = |relay: &&i32| self.suspended.get(relay).is_none_or(|until| *until <= now);
-            let mut usable = relays.iter().filter(usable).peekable();
-            if usable.peek().is_none() {
+            let usable = |relay: &&i32| self.blocked(Limited::Relay(**relay)) <= now;
+            let usable: Vec<i32> = relays.iter().filter(usable).copied().collect();
+            if usable.is_empty() || self.blocked(Limited::Queue(queue.id)) > now {
                 return 0;
             }
-            if usable.all(|relay| self.probing.contains(relay)) {
+            if usable.iter().all(|relay| self.probing.contains(relay)) {
                 limit = 1; // a probe
             }
+            limit = limit.min(self.configuration.within_limits(&usable));
+        }
+        if let Some(rate) = queue.rate {
+            limit = limit.min(worth(rate));
         }
         let mut room = limit.saturating_sub(self.flight.of_queue(queue.id));
         if self.full || self.flight.len() >= total || self.flight.bytes() >= MAX_BYTES {
@@ -124,6 +180,17 @@ impl Worker {
             room = room.min(usize::from(self.flight.of_queue(queue.id) == 0));
         }
         room
+    }
+
+    /// Until when a relay is suspended, or a limit used up.
+    pub(super) fn blocked(&self, limit: Limited) -> i64 {
+        let suspended = match limit {
+            Limited::Relay(relay) => self.suspended.get(&relay).copied(),
+            Limited::Queue(_) => None,
+        };
+        suspended
+            .max(self.exhausted.get(&limit).copied())
+            .unwrap_or(i64::MIN)
     }
 
     pub(super) fn anything_due(&self) -> bool {

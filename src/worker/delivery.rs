@@ -10,15 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mail_lanes::{Flight, LaneId, Lanes, START};
-use mail_relay::{Finished, Pool, Report, Settings, Transport};
+use mail_lanes::{Flight, LaneId, Lanes};
+use mail_relay::{Finished, Limited, Pool, Report, Settings, Transport};
 use pgrx::{pg_guard, pg_sys};
 
 use super::{configuration::Configuration, store};
-use crate::{
-    guc,
-    pg::{self, Failure, SlotHandle, Status, doorbell::Doorbell},
-};
+use crate::pg::{self, Failure, SlotHandle, Status, doorbell::Doorbell};
 
 /// What all bodies in flight together may take up.
 pub(super) const MAX_BYTES: i64 = 16 << 20;
@@ -29,9 +26,6 @@ const PATIENCE: Duration = Duration::from_millis(1800);
 const SECOND: i64 = 1_000_000;
 /// The first look for what need not be kept any longer comes a minute after the start.
 const FIRST_RETAIN: i64 = 60 * SECOND;
-const RETAIN_EVERY: i64 = 600 * SECOND;
-const RETAIN_BATCH: i32 = 2000;
-const EXPIRE_BATCH: i32 = 1000;
 
 struct Inbox(Arc<Mutex<Vec<Report>>>);
 
@@ -62,17 +56,21 @@ pub(super) struct Worker {
     pub(super) keys: Vec<i64>,
     /// Suspended relays, and until when.
     pub(super) suspended: HashMap<i32, i64>,
+    /// Limits that are used up, and until when.
+    pub(super) exhausted: HashMap<Limited, i64>,
     /// Relays that were suspended and have not delivered since.
     pub(super) probing: HashSet<i32>,
+    /// Relays that have said nothing for long.
+    pub(super) silent: HashSet<i32>,
     /// The next message does not fit beside those in flight: an outcome has to come first.
     pub(super) full: bool,
     pub(super) next_sweep: i64,
     /// When a sweep began whose claim is yet to come.
     pub(super) sweeping: Option<Instant>,
     pub(super) next_reap: i64,
-    next_retain: i64,
+    pub(super) next_retain: i64,
     /// The last message that was looked at for that.
-    retained: i64,
+    pub(super) retained: i64,
     /// After a failed transaction: not before then.
     pub(super) pause_until: i64,
     pub(super) failures: u32,
@@ -117,6 +115,10 @@ pub extern "C-unwind" fn pgmq_mail_delivery_main(argument: pg_sys::Datum) {
             leave(Status::Unknown, 1);
         }
     }
+}
+
+fn microseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2)
 }
 
 /// Whether the extension is there, perhaps a new one.
@@ -169,7 +171,9 @@ impl Worker {
             next_stuck: i64::MAX,
             keys: Vec::new(),
             suspended: HashMap::new(),
+            exhausted: HashMap::new(),
             probing: HashSet::new(),
+            silent: HashSet::new(),
             full: false,
             next_sweep: 0,
             sweeping: None,
@@ -273,14 +277,26 @@ impl Worker {
                             self.relay_name(relay)
                         );
                     }
-                    let pause = i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 2);
-                    self.suspended.insert(relay, now + pause);
+                    self.suspended.insert(relay, now + microseconds(pause));
                     self.probing.insert(relay);
                     self.news.push(report);
+                }
+                Report::RelaySilent { relay, silence } => {
+                    self.silent.insert(relay);
+                    pgrx::log!(
+                        "pgmq_mail: relay {} has said nothing for {} s",
+                        self.relay_name(relay),
+                        silence.as_secs()
+                    );
+                    self.news.push(report);
+                }
+                Report::Exhausted { limit, wait } => {
+                    self.exhausted.insert(limit, now + microseconds(wait));
                 }
                 Report::RelayUp { relay } => {
                     self.suspended.remove(&relay);
                     self.probing.remove(&relay);
+                    self.silent.remove(&relay);
                     pgrx::log!("pgmq_mail: relay {} is up again", self.relay_name(relay));
                     self.news.push(report);
                 }
@@ -317,80 +333,6 @@ impl Worker {
         }
     }
 
-    /// Starts every lane again from its beginning, and ends leases and messages that are over; false when the extension is gone.
-    fn sweep(&mut self) -> Result<bool, Failure> {
-        let started = Instant::now();
-        let present = self.transaction(|| {
-            if store::extension()? != Some(self.extension) {
-                return Ok(None);
-            }
-            store::lanes().map(Some)
-        })?;
-        let Some(present) = present else {
-            return Ok(false);
-        };
-        while self.transaction(|| store::end_expired(EXPIRE_BATCH))? == EXPIRE_BATCH {}
-        self.lanes.restart(&present, START.due);
-        self.sweeping = Some(started);
-        self.next_sweep = pg::now() + i64::from(guc::SWEEP_INTERVAL.get()) * 1000;
-        self.next_reap = 0;
-        Ok(true)
-    }
-
-    /// Reads when lanes that were scanned to their end have something due next, and what ordering keys have set free.
-    fn look_ahead(&mut self) -> Result<(), Failure> {
-        let unknown = self.lanes.unknown();
-        if unknown.is_empty() && self.keys.is_empty() {
-            return Ok(());
-        }
-        let (found, heads) = self.transaction(|| {
-            let mut found = Vec::new();
-            for (id, cursor) in &unknown {
-                found.push((*id, store::next_due(*id, *cursor)?));
-            }
-            // In a later transaction than the one that settled the messages before them, so that none that committed
-            // meanwhile is overlooked.
-            let heads = if self.keys.is_empty() {
-                Vec::new()
-            } else {
-                store::heads(&self.keys)?
-            };
-            for (id, due) in &heads {
-                pg::note(pg::LaneMark {
-                    queue: id.queue,
-                    rank: id.rank,
-                    due: *due,
-                }); // others may wait for them
-            }
-            Ok((found, heads))
-        })?;
-        self.keys.clear();
-        for (id, next) in found {
-            self.lanes.found_next(id, next);
-        }
-        for (id, due) in heads {
-            self.lanes.touch(id, due);
-        }
-        Ok(())
-    }
-
-    /// Lets go of what need not be kept any longer, a bounded piece at a time.
-    fn let_go(&mut self) {
-        let now = pg::now();
-        if now < self.next_retain {
-            return;
-        }
-        let last = self
-            .transaction(|| store::retain(self.retained, RETAIN_BATCH))
-            .unwrap_or_else(|failure| {
-                // Nothing is lost by keeping things longer: deliveries do not wait for it.
-                pgrx::warning!("pgmq_mail worker could not let go of old messages: {failure}");
-                None
-            });
-        self.retained = last.unwrap_or(0);
-        self.next_retain = now + if last.is_some() { SECOND } else { RETAIN_EVERY };
-    }
-
     /// Milliseconds until there is something to do without being woken.
     fn sleep(&self) -> i64 {
         let now = pg::now();
@@ -403,15 +345,17 @@ impl Worker {
             if self.room(queue, now) > 0 {
                 next = next.min(self.lanes.next(queue.id).unwrap_or(i64::MAX));
             } else if !queue.paused && self.lanes.next(queue.id).is_some() {
-                // Its relays are suspended, or it is full; then an outcome wakes this worker.
+                // Its relays are suspended, a limit is used up, or it is full; then an outcome wakes this worker.
                 let Transport::Smtp(relays) = &queue.transport else {
                     continue;
                 };
                 let resumes = relays
                     .iter()
-                    .filter_map(|relay| self.suspended.get(relay))
-                    .filter(|until| **until > now);
-                next = next.min(resumes.copied().min().unwrap_or(i64::MAX));
+                    .map(|relay| Limited::Relay(*relay))
+                    .chain([Limited::Queue(queue.id)])
+                    .map(|limit| self.blocked(limit))
+                    .filter(|until| *until > now);
+                next = next.min(resumes.min().unwrap_or(i64::MAX));
             }
         }
         if self.slot.is_none() {

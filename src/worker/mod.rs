@@ -8,5 +8,6 @@ mod launcher;
 mod outcomes;
 mod settle;
 mod store;
+mod upkeep;
 
 pub use launcher::{register as register_launcher, start_here, stop_here};

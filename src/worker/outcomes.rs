@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use mail_lanes::{Flight, InFlight};
-use mail_relay::{Finished, JobResult};
+use mail_relay::{Action, Decision, Finished, JobResult};
 use mail_smtp::{Outcome, Phase, RecipientResult, Reply, Verdict};
 use serde_json::{Value, json};
 
@@ -37,29 +37,38 @@ pub fn write(
     relays: &HashMap<i32, String>,
     texts: Texts,
 ) -> Result<(), Failure> {
+    let words = Words { relays, texts };
     let mut sent = store::Sent::default();
     let mut sent_ids = Vec::new();
     let mut others = Vec::new();
+    let mut put_off = (Vec::new(), Vec::new());
     for end in finished {
         let Some(message) = flight.get(end.id) else {
             continue;
         };
-        let relay = end.relay.and_then(|id| relays.get(&id)).map(String::as_str);
         if accepted_by_all(end, message) {
             sent_ids.push(end.id);
-            add_sent(&mut sent, end, message, relay, texts);
+            add_sent(&mut sent, end, message, &words);
         } else {
-            others.push((end, message, relay));
+            others.push((end, message));
         }
-        if let JobResult::Captured(mime) = &end.result {
-            store::capture(end.id, &end.to, mime)?;
+        match &end.result {
+            JobResult::Captured(mime) => store::capture(end.id, &end.to, mime)?,
+            JobResult::PutOff { wait, .. } => {
+                put_off.0.push(end.id);
+                put_off.1.push(wait.as_secs_f64());
+            }
+            _ => {}
         }
     }
     if !sent_ids.is_empty() {
         store::sent(&sent_ids, sent)?;
     }
-    for (end, message, relay) in &others {
-        write_other(end, message, *relay, texts)?;
+    for (end, message) in &others {
+        write_other(end, message, &words)?;
+    }
+    if !put_off.0.is_empty() {
+        store::put_off(put_off.0, put_off.1)?;
     }
     let ids: Vec<i64> = finished.iter().map(|end| end.id).collect();
     let emptied = flight.emptied_by(&ids);
@@ -68,17 +77,34 @@ pub fn write(
     }
     let back = others
         .iter()
-        .filter(|(_, message, _)| !emptied.contains(&message.token));
-    let (ids, tokens): (Vec<i64>, Vec<i64>) = back
-        .map(|(end, message, _)| (end.id, message.token))
-        .unzip();
+        .filter(|(_, message)| !emptied.contains(&message.token));
+    let (ids, tokens): (Vec<i64>, Vec<i64>) =
+        back.map(|(end, message)| (end.id, message.token)).unzip();
     if !ids.is_empty() {
         store::shrink_leases(&ids, &tokens)?;
     }
     Ok(())
 }
 
-/// The plain case: nobody's result depends on an earlier attempt.
+/// What it takes to say things as they may be stored.
+struct Words<'a> {
+    relays: &'a HashMap<i32, String>,
+    texts: Texts,
+}
+
+impl Words<'_> {
+    fn relay(&self, end: &Finished) -> Option<&str> {
+        let relay = end.relay.and_then(|id| self.relays.get(&id));
+        relay.map(String::as_str)
+    }
+}
+
+fn tls(end: &Finished) -> Option<String> {
+    let tls = end.tls.as_ref();
+    tls.map(|tls| format!("{} {}", tls.version, tls.cipher))
+}
+
+/// The plain case: nobody's result depends on an earlier attempt, or on another way.
 fn accepted_by_all(end: &Finished, message: &InFlight) -> bool {
     // Everybody is in this attempt.
     let first = !end.to.is_empty() && end.to.len() == message.recipients;
@@ -94,13 +120,8 @@ fn accepted_by_all(end: &Finished, message: &InFlight) -> bool {
     }
 }
 
-fn add_sent(
-    sent: &mut store::Sent,
-    end: &Finished,
-    message: &InFlight,
-    relay: Option<&str>,
-    texts: Texts,
-) {
+fn add_sent(sent: &mut store::Sent, end: &Finished, message: &InFlight, words: &Words<'_>) {
+    let (relay, tls) = (words.relay(end), tls(end));
     for (n, recipient) in end.to.iter().enumerate() {
         let reply = match &end.result {
             JobResult::Smtp(Outcome::Judged(results)) => {
@@ -110,7 +131,7 @@ fn add_sent(
         };
         let text = match &end.result {
             JobResult::Captured(_) => Some("captured".to_owned()),
-            _ => reply.map(|reply| texts.clean(&reply.text)),
+            _ => reply.map(|reply| words.texts.clean(&reply.text)),
         };
         sent.id.push(Some(end.id));
         sent.queue.push(Some(message.lane.queue));
@@ -124,46 +145,94 @@ fn add_sent(
         sent.status.push(reply.and_then(status));
         sent.text.push(text);
         sent.seconds.push(Some(end.duration.as_secs_f64()));
+        sent.tls.push(tls.clone());
     }
 }
 
-fn write_other(
-    end: &Finished,
-    message: &InFlight,
-    relay: Option<&str>,
-    texts: Texts,
-) -> Result<(), Failure> {
-    let results = match &end.result {
+fn write_other(end: &Finished, message: &InFlight, words: &Words<'_>) -> Result<(), Failure> {
+    match &end.result {
+        JobResult::Smtp(Outcome::NotTried(fault)) => {
+            let text = words.texts.clean(&fault.to_string());
+            let relay = words.relay(end);
+            return store::released(
+                end.id,
+                message.lane.queue,
+                message.attempts,
+                relay,
+                &text,
+                None,
+            );
+        }
+        JobResult::PutOff {
+            why, told: true, ..
+        } => {
+            let text = words.texts.clean(why);
+            let rule = end
+                .decisions
+                .iter()
+                .flatten()
+                .next()
+                .map(|d| d.rule.as_str());
+            return store::released(
+                end.id,
+                message.lane.queue,
+                message.attempts,
+                words.relay(end),
+                &text,
+                rule,
+            );
+        }
+        JobResult::Returned(_) | JobResult::PutOff { .. } => return Ok(()),
+        _ => {}
+    }
+    let parts = std::iter::once(end).chain(&end.others);
+    let results: Vec<Value> = parts.flat_map(|part| part_results(part, words)).collect();
+    // Who was not tried has cost no attempt: only who is to be tried again does.
+    let again =
+        |result: &Value| matches!(result["verdict"].as_str(), Some("transient" | "uncertain"));
+    let ending = store::Ending {
+        at_once: too_many_recipients(end),
+        counted: end.untried.is_none() || results.iter().any(again),
+        untried: end.untried.map(|wait| wait.as_secs_f64()),
+    };
+    store::settle(end.id, &Value::Array(results).to_string(), &ending)
+}
+
+/// What came of the recipients of one part of an attempt.
+fn part_results(end: &Finished, words: &Words<'_>) -> Vec<Value> {
+    let mut results: Vec<Value> = match &end.result {
         _ if end.to.is_empty() => {
-            json!([{"verdict": "permanent", "text": "the message has no recipient left"}])
+            vec![json!({"verdict": "permanent", "text": "the message has no recipient left"})]
         }
         JobResult::Smtp(Outcome::Judged(results)) => end
             .to
             .iter()
             .zip(results)
-            .map(|(recipient, result)| judged(recipient, result, texts))
+            .enumerate()
+            .map(|(n, (recipient, result))| {
+                let decision = end.decisions.get(n).and_then(Option::as_ref);
+                judged(recipient, result, decision, words.texts)
+            })
             .collect(),
         JobResult::Captured(_) => end
             .to
             .iter()
             .map(|to| json!({"verdict": "delivered", "recipient": to, "text": "captured"}))
             .collect(),
-        JobResult::Unrenderable(why) => Value::Array(vec![
-            json!({"verdict": "permanent", "text": texts.clean(&format!("the message cannot be composed: {why}"))}),
-        ]),
-        JobResult::Smtp(Outcome::NotTried(fault)) => {
-            let text = texts.clean(&fault.to_string());
-            return store::released(end.id, message.lane.queue, message.attempts, relay, &text);
+        JobResult::Unrenderable(why) => {
+            let text = format!("the message cannot be composed: {why}");
+            vec![json!({"verdict": "permanent", "text": words.texts.clean(&text)})]
         }
-        JobResult::Returned(_) => return Ok(()),
+        JobResult::Smtp(Outcome::NotTried(_))
+        | JobResult::Returned(_)
+        | JobResult::PutOff { .. } => Vec::new(),
     };
-    store::settle(
-        end.id,
-        &results.to_string(),
-        relay,
-        end.duration.as_secs_f64(),
-        too_many_recipients(end),
-    )
+    for result in &mut results {
+        result["relay"] = json!(words.relay(end));
+        result["seconds"] = json!(end.duration.as_secs_f64());
+        result["tls"] = json!(tls(end));
+    }
+    results
 }
 
 /// The relay took some recipients and no more in one transaction: the rest go in a further one (RFC 5321 section
@@ -190,10 +259,16 @@ fn too_many_recipients(end: &Finished) -> bool {
         && left.count() > 0
 }
 
-fn judged(recipient: &str, result: &RecipientResult, texts: Texts) -> Value {
+fn judged(
+    recipient: &str,
+    result: &RecipientResult,
+    decision: Option<&Decision>,
+    texts: Texts,
+) -> Value {
     let verdict = match result.verdict {
         Verdict::Delivered => "delivered",
-        Verdict::Transient => "transient",
+        // Those that were not tried are left out before.
+        Verdict::Transient | Verdict::Untried => "transient",
         Verdict::Permanent => "permanent",
         Verdict::Uncertain => "uncertain",
     };
@@ -201,14 +276,22 @@ fn judged(recipient: &str, result: &RecipientResult, texts: Texts) -> Value {
     let text = reply
         .map(|reply| reply.text.as_str())
         .or(result.detail.as_deref());
-    json!({
+    let mut value = json!({
         "verdict": verdict,
         "recipient": recipient,
         "phase": phase_name(result.phase),
         "code": reply.map(|reply| reply.code),
         "status": reply.and_then(status),
         "text": text.map(|text| texts.clean(text)),
-    })
+    });
+    if let Some(decision) = decision {
+        value["detail"] = json!({"rule": decision.rule});
+        value["retry_after"] = match decision.action {
+            Action::Hold => json!("Infinity"),
+            _ => json!(decision.duration.map(|duration| duration.as_secs_f64())),
+        };
+    }
+    value
 }
 
 fn status(reply: &Reply) -> Option<String> {

@@ -118,8 +118,12 @@ impl Worker {
                         &fault.to_string().replace('\0', "?"),
                     )?;
                 }
+                Report::RelaySilent { relay, silence } => {
+                    let text = format!("it has said nothing for {} s", silence.as_secs());
+                    store::relay_down(*relay, Some(0.0), &text)?;
+                }
                 Report::RelayUp { relay } => store::relay_up(*relay)?,
-                Report::Finished(_) => {}
+                Report::Finished(_) | Report::Exhausted { .. } => {}
             }
         }
         Ok(())
@@ -166,6 +170,9 @@ impl Worker {
     /// The last outcomes of this worker.
     pub(super) fn settle_all(&mut self) {
         self.outcomes.append(&mut self.stuck);
+        if self.outcomes.is_empty() {
+            return; // and wait for nobody
+        }
         if let Err(failure) = self.transaction(|| self.write_outcomes(&self.outcomes, Texts::Full))
         {
             self.settle_one_by_one(&failure);

@@ -18,6 +18,7 @@ pub struct Sent {
     pub status: Vec<Option<String>>,
     pub text: Vec<Option<String>>,
     pub seconds: Vec<Option<f64>>,
+    pub tls: Vec<Option<String>>,
 }
 
 /// Ends messages that every recipient's relay accepted.
@@ -29,14 +30,14 @@ pub fn sent(ids: &[i64], events: Sent) -> Result<()> {
     };
     run(&delete, &[ids.to_vec().into()])?;
     let insert = Statement {
-        sql: "INSERT INTO mail.event (message_id, queue_id, attempt, code, kind, state, recipient, relay, phase, status, text, duration)
+        sql: "INSERT INTO mail.event (message_id, queue_id, attempt, code, kind, state, recipient, relay, phase, status, text, duration, tls)
               SELECT u.id, u.queue, u.attempt, u.code, 'sent', CASE WHEN u.last THEN 'sent' END, u.recipient, u.relay, u.phase,
-                     u.status, u.text, make_interval(secs => u.seconds)
-              FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-                AS u (id, queue, attempt, code, last, recipient, relay, phase, status, text, seconds)",
+                     u.status, u.text, make_interval(secs => u.seconds), u.tls
+              FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                AS u (id, queue, attempt, code, last, recipient, relay, phase, status, text, seconds, tls)",
         types: &[
             INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, BOOLARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-            TEXTARRAYOID, TEXTARRAYOID, FLOAT8ARRAYOID,
+            TEXTARRAYOID, TEXTARRAYOID, FLOAT8ARRAYOID, TEXTARRAYOID,
         ],
     };
     let args = [
@@ -51,42 +52,67 @@ pub fn sent(ids: &[i64], events: Sent) -> Result<()> {
         events.status.into(),
         events.text.into(),
         events.seconds.into(),
+        events.tls.into(),
     ];
     run(&insert, &args)
 }
 
-/// Any other end of an attempt; `results` as `mail._settle` has them. With `at_once` what is left is due now, and the attempt is
-/// not counted.
-pub fn settle(
-    id: i64,
-    results: &str,
-    relay: Option<&str>,
-    seconds: f64,
-    at_once: bool,
-) -> Result<()> {
+/// How an attempt ended that did not simply succeed.
+pub struct Ending {
+    /// What is left is due now, and the attempt is not counted.
+    pub at_once: bool,
+    /// The attempt is counted.
+    pub counted: bool,
+    /// Some recipients were not tried, and may be after so many seconds.
+    pub untried: Option<f64>,
+}
+
+/// Any other end of an attempt; `results` as `mail._settle` has them.
+pub fn settle(id: i64, results: &str, ending: &Ending) -> Result<()> {
     use BuiltinOid::{BOOLOID, FLOAT8OID, INT8OID, TEXTOID};
     let statement = Statement {
-        sql: "SELECT mail._settle($1, $2::jsonb, $3, make_interval(secs => $4), CASE WHEN $5 THEN interval '0' END, NOT $5)",
-        types: &[INT8OID, TEXTOID, TEXTOID, FLOAT8OID, BOOLOID],
+        sql: "SELECT mail._settle($1, $2::jsonb, NULL, NULL, CASE WHEN $3 THEN interval '0' END, $4 AND NOT $3,
+                                  make_interval(secs => $5))",
+        types: &[INT8OID, TEXTOID, BOOLOID, BOOLOID, FLOAT8OID],
     };
     run(
         &statement,
         &[
             id.into(),
             results.into(),
-            relay.into(),
-            seconds.into(),
-            at_once.into(),
+            ending.at_once.into(),
+            ending.counted.into(),
+            ending.untried.into(),
         ],
     )
 }
 
-/// Notes that a message was given back without an attempt.
-pub fn released(id: i64, queue: i32, attempt: i32, relay: Option<&str>, text: &str) -> Result<()> {
+/// Gives messages, none of which was tried, their next time: in so many seconds.
+pub fn put_off(ids: Vec<i64>, seconds: Vec<f64>) -> Result<()> {
+    use BuiltinOid::{FLOAT8ARRAYOID, INT8ARRAYOID};
+    let statement = Statement {
+        sql: "UPDATE mail.pending p
+              SET due_at = least(clock_timestamp() + make_interval(secs => u.seconds), p.expires_at), put_off = true
+              FROM unnest($1, $2) AS u (id, seconds) WHERE p.id = u.id",
+        types: &[INT8ARRAYOID, FLOAT8ARRAYOID],
+    };
+    run(&statement, &[ids.into(), seconds.into()])
+}
+
+/// Notes that a message was given back without an attempt, perhaps by a rule.
+pub fn released(
+    id: i64,
+    queue: i32,
+    attempt: i32,
+    relay: Option<&str>,
+    text: &str,
+    rule: Option<&str>,
+) -> Result<()> {
     use BuiltinOid::{INT4OID, INT8OID, TEXTOID};
     let statement = Statement {
-        sql: "INSERT INTO mail.event (message_id, queue_id, attempt, kind, relay, text) VALUES ($1, $2, $3, 'released', $4, $5)",
-        types: &[INT8OID, INT4OID, INT4OID, TEXTOID, TEXTOID],
+        sql: "INSERT INTO mail.event (message_id, queue_id, attempt, kind, relay, text, detail)
+              VALUES ($1, $2, $3, 'released', $4, $5, CASE WHEN $6 IS NOT NULL THEN jsonb_build_object('rule', $6) END)",
+        types: &[INT8OID, INT4OID, INT4OID, TEXTOID, TEXTOID, TEXTOID],
     };
     run(
         &statement,
@@ -96,6 +122,7 @@ pub fn released(id: i64, queue: i32, attempt: i32, relay: Option<&str>, text: &s
             attempt.into(),
             relay.into(),
             text.into(),
+            rule.into(),
         ],
     )
 }

@@ -19,11 +19,15 @@ use crate::pg::{self, Failure};
 pub use claims::{
     Body, Candidate, bodies, claimable, expire, foreign, heads, lanes, lease, lock_due, next_due,
 };
-pub use ends::{Sent, capture, drop_leases, released, sent, settle, shrink_leases};
+pub use ends::{
+    Ending, Sent, capture, drop_leases, put_off, released, sent, settle, shrink_leases,
+};
 pub use session::{
     end_expired, extension, hurry, prepare_session, reap, recover, retain, wanted_by_another,
 };
-pub use settings::{QueueConfig, queues, relay_down, relay_up, relays};
+pub use settings::{
+    QueueConfig, domain_limits, queues, reconsider, relay_down, relay_up, relays, reply_rules,
+};
 
 thread_local! {
     static STATEMENTS: RefCell<HashMap<&'static str, OwnedPreparedStatement>> = RefCell::new(HashMap::new());

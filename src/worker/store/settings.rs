@@ -1,10 +1,10 @@
 //! The configuration, and what the worker notes of relays.
 
-use mail_relay::Transport;
+use mail_relay::{Action, DomainLimit, Rate, Rule, Transport};
 use pgrx::pg_sys::BuiltinOid;
 
 use super::{Result, Statement, rows, run};
-use crate::relays::{RelayRow, Secret};
+use crate::relays::{RelayRow, Secret, seconds};
 
 /// A queue that the worker serves.
 #[derive(Clone, Debug)]
@@ -12,20 +12,34 @@ pub struct QueueConfig {
     pub id: i32,
     pub transport: Transport,
     pub concurrency: Option<usize>,
+    pub rate: Option<Rate>,
     pub paused: bool,
     pub hold_uncertain: bool,
 }
 
-/// The relays that are enabled and armed, in order of preference.
+/// A limit as two columns have it.
+fn rate(count: Option<i32>, window: Option<f64>) -> Option<Rate> {
+    Some(Rate {
+        count: u32::try_from(count?).ok().filter(|count| *count > 0)?,
+        window: seconds(window?),
+    })
+}
+
+/// The relays that are enabled and armed.
 pub fn relays() -> Result<Vec<RelayRow>> {
     let statement = Statement {
         sql: "SELECT r.id, r.name, r.url, r.username, coalesce(s.secret, r.secret), r.auth, r.helo_name, r.ca_file,
-                     r.max_connections, r.max_messages_per_connection
+                     r.tier, r.weight, r.sender_domains, r.recipient_domains, r.max_connections, r.max_messages_per_connection,
+                     extract(epoch FROM r.max_connection_age)::float8, extract(epoch FROM r.max_connection_idle)::float8,
+                     r.rate_limit, extract(epoch FROM r.rate_window)::float8,
+                     ARRAY(SELECT extract(epoch FROM t)::float8 FROM unnest(ARRAY[r.connect_timeout, r.greeting_timeout,
+                         r.command_timeout, r.data_timeout, r.block_timeout, r.dot_timeout]) AS t)
               FROM mail.relay r LEFT JOIN mail.relay_secret s ON s.relay = r.name
               WHERE r.enabled AND r.stamp = mail._stamp() ORDER BY r.tier, r.name",
         types: &[],
     };
     rows(&statement, &[], |row| {
+        let timeouts: Vec<f64> = row.get(19)?.unwrap_or_default();
         Ok(RelayRow {
             id: row.get(1)?.unwrap_or_default(),
             name: row.get(2)?.unwrap_or_default(),
@@ -35,42 +49,113 @@ pub fn relays() -> Result<Vec<RelayRow>> {
             auth: row.get(6)?.unwrap_or_default(),
             helo_name: row.get(7)?,
             ca_file: row.get(8)?,
-            max_connections: row.get(9)?.unwrap_or(1),
-            max_messages_per_connection: row.get(10)?.unwrap_or(1),
+            tier: row.get(9)?.unwrap_or_default(),
+            weight: row.get(10)?.unwrap_or_default(),
+            sender_domains: row.get(11)?.unwrap_or_default(),
+            recipient_domains: row.get(12)?.unwrap_or_default(),
+            max_connections: row.get(13)?.unwrap_or(1),
+            max_messages_per_connection: row.get(14)?.unwrap_or(1),
+            max_connection_age: row.get(15)?.unwrap_or_default(),
+            max_connection_idle: row.get(16)?.unwrap_or_default(),
+            rate: rate(row.get(17)?, row.get(18)?),
+            timeouts: std::array::from_fn(|n| timeouts.get(n).copied().unwrap_or_default()),
         })
     })
 }
 
-/// The queues that the worker serves; `usable` are the relays that can be used, in order of preference.
+/// The queues that the worker serves; `usable` are the relays that can be used.
 pub fn queues(usable: &[(i32, String)]) -> Result<Vec<QueueConfig>> {
     let statement = Statement {
-        sql: "SELECT q.id, q.transport, q.relays, q.concurrency, q.paused, q.on_uncertain = 'hold'
+        sql: "SELECT q.id, q.transport, q.relays, q.concurrency, q.paused, q.on_uncertain = 'hold',
+                     q.rate_limit, extract(epoch FROM q.rate_window)::float8
               FROM mail.queue q WHERE q.transport <> 'external' ORDER BY q.id",
         types: &[],
     };
     rows(&statement, &[], |row| {
         let wanted: Vec<String> = row.get(3)?.unwrap_or_default();
+        let may_use = |name: &String| wanted.is_empty() || wanted.contains(name);
         let transport = if row.get::<String>(2)?.as_deref() == Some("capture") {
             Transport::Capture
-        } else if wanted.is_empty() {
-            Transport::Smtp(usable.iter().map(|(id, _)| *id).collect())
         } else {
-            let id_of = |name: &String| {
-                usable
-                    .iter()
-                    .find(|(_, known)| known == name)
-                    .map(|(id, _)| *id)
-            };
-            Transport::Smtp(wanted.iter().filter_map(id_of).collect())
+            let relays = usable.iter().filter(|(_, name)| may_use(name));
+            Transport::Smtp(relays.map(|(id, _)| *id).collect())
         };
         Ok(QueueConfig {
             id: row.get(1)?.unwrap_or_default(),
             transport,
             concurrency: row.get::<i32>(4)?.and_then(|n| usize::try_from(n).ok()),
+            rate: rate(row.get(7)?, row.get(8)?),
             paused: row.get(5)?.unwrap_or_default(),
             hold_uncertain: row.get(6)?.unwrap_or_default(),
         })
     })
+}
+
+/// What recipient domains may get.
+pub fn domain_limits() -> Result<Vec<DomainLimit>> {
+    let statement = Statement {
+        sql: "SELECT d.domain, d.concurrency, d.rate_limit, extract(epoch FROM d.rate_window)::float8 FROM mail.domain_limit d",
+        types: &[],
+    };
+    rows(&statement, &[], |row| {
+        Ok(DomainLimit {
+            domain: row.get(1)?.unwrap_or_default(),
+            concurrency: row.get::<i32>(2)?.and_then(|n| usize::try_from(n).ok()),
+            rate: rate(row.get(3)?, row.get(4)?),
+        })
+    })
+}
+
+/// What replies ask for, in order. A rule whose relay cannot be used, or whose pattern is none (as after an update of the
+/// library), is left out.
+pub fn reply_rules(usable: &[(i32, String)]) -> Result<Vec<Rule>> {
+    let statement = Statement {
+        sql: "SELECT r.name, r.relay, r.code, r.status, r.pattern, r.action, extract(epoch FROM r.duration)::float8
+              FROM mail.reply_rule r WHERE r.enabled ORDER BY r.position, r.name",
+        types: &[],
+    };
+    let found = rows(&statement, &[], |row| {
+        let relay: Option<String> = row.get(2)?;
+        let id = |name: &String| {
+            usable
+                .iter()
+                .find(|(_, known)| known == name)
+                .map(|(id, _)| *id)
+        };
+        let text: Option<String> = row.get(5)?;
+        let Ok(text) = text.as_deref().map(mail_relay::pattern).transpose() else {
+            return Ok(None);
+        };
+        let only = relay.as_ref().map(id);
+        if only == Some(None) {
+            return Ok(None);
+        }
+        Ok(Some(Rule {
+            name: row.get(1)?.unwrap_or_default(),
+            relay: only.flatten(),
+            code: row.get(3)?,
+            status: row.get(4)?,
+            text,
+            action: match row.get::<String>(6)?.as_deref() {
+                Some("suspend_relay") => Action::SuspendRelay,
+                Some("suspend_domain") => Action::SuspendDomain,
+                Some("fail") => Action::Fail,
+                Some("hold") => Action::Hold,
+                _ => Action::Retry,
+            },
+            duration: row.get::<f64>(7)?.map(seconds),
+        }))
+    })?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Makes due what waits untried for a limit or a relay.
+pub fn reconsider() -> Result<()> {
+    let statement = Statement {
+        sql: "UPDATE mail.pending SET due_at = clock_timestamp(), put_off = false WHERE put_off",
+        types: &[],
+    };
+    run(&statement, &[])
 }
 
 /// Notes that a relay is suspended; without seconds: until it is configured differently.
