@@ -47,7 +47,7 @@ impl SmtpClient {
         client
     }
 
-    /// Sends a command and returns the reply, which must have this code.
+    /// Sends a command and returns the reply, which must have this code, or begin with this digit.
     #[track_caller]
     pub fn say(&mut self, command: &str, code: u16) -> String {
         self.write(format!("{command}\r\n").as_bytes());
@@ -79,7 +79,7 @@ impl SmtpClient {
         stream.flush().expect("the server reads");
     }
 
-    /// Reads one reply, which must have this code.
+    /// Reads one reply, which must have this code, or begin with this digit.
     #[track_caller]
     pub fn expect(&mut self, code: u16) -> String {
         let mut reply = String::new();

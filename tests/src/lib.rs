@@ -1,5 +1,5 @@
 //! Servers and helpers for the tests: a throwaway PostgreSQL ([`Cluster`]), a scriptable SMTP server
-//! in the test's own process ([`Sink`]), and real ones ([`Postfix`], [`OpenSmtpd`]).
+//! in the test's own process ([`Sink`]), and real ones ([`MailServer`]).
 //!
 //! Three rules hold for all of them. Everything has a deadline, so that a test that waits for what
 //! never comes fails instead of hanging. Everything that is started is ended and removed, even when
@@ -18,8 +18,10 @@ mod certificates;
 mod client;
 mod cluster;
 mod database;
+mod exim;
 mod gate;
 mod guard;
+mod mail_server;
 mod mailbox;
 mod opensmtpd;
 mod options;
@@ -35,10 +37,9 @@ pub use cluster::{Cluster, Stop};
 pub use database::{Database, code, database, shared};
 pub use gate::Gate;
 pub use guard::{Folder, Guard};
+pub use mail_server::{MailServer, Make};
 pub use mailbox::{DOMAIN, LOGIN, USERS};
-pub use opensmtpd::OpenSmtpd;
 pub use options::ClusterOptions;
-pub use postfix::Postfix;
 pub use process::{available, free_port, is_root, run};
 pub use sink::{Action, Event, Mail, Phase, Sink, SinkBuilder};
 pub use wait::{eventually, until};

@@ -1,14 +1,13 @@
 //! A private Postfix.
 
-use std::net::TcpStream;
-use std::os::unix::fs::chown;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::certificates::Certificates;
 use crate::guard::{Folder, Guard};
-use crate::mailbox::{self, DOMAIN, LOGIN, USERS};
-use crate::process::{as_root, can_be_root, free_port, how_to_be_root, is_root, run, unprivileged};
+use crate::mail_server::{MailServer, Make, Setup};
+use crate::mailbox::{DOMAIN, LOGIN, USERS};
+use crate::process::{as_root, can_be_root, how_to_be_root, run};
 
 /// The services that a delivery needs, none of them in a chroot. `{…}` are filled in.
 const MASTER: &str = "\
@@ -97,123 +96,43 @@ chmod 640 "$1/sasl/users.db"
 /// `$1` is the folder, `$2` how to become root.
 const STOP: &str = r#"$2 /usr/sbin/postfix -c "$1/etc" stop"#;
 
-/// A Postfix with queue, configuration and mailboxes of its own, which delivers for [`USERS`] at
-/// [`DOMAIN`] and for nobody else: unknown recipients are refused at RCPT.
-pub struct Postfix {
-    port: u16,
-    submission: u16,
-    smtps: u16,
-    _guard: Guard,
-    folder: Folder,
+/// Whether there is what it needs: the programs, and root's rights.
+pub(crate) fn is_available() -> bool {
+    Path::new("/usr/sbin/postfix").exists()
+        && Path::new("/usr/sbin/saslpasswd2").exists()
+        && can_be_root()
 }
 
-impl Postfix {
-    /// Whether there is what it needs: the programs, and root's rights.
-    pub fn is_available() -> bool {
-        Path::new("/usr/sbin/postfix").exists()
-            && Path::new("/usr/sbin/saslpasswd2").exists()
-            && can_be_root()
+/// Starts one.
+pub(crate) fn start(certificates: &Certificates) -> MailServer {
+    let setup = Setup::new(Make::Postfix, certificates);
+    for name in ["sasl", "queue", "data"] {
+        std::fs::create_dir(setup.folder.path().join(name)).expect("writable");
     }
-
-    /// Starts one; it answers on all its ports when this returns.
-    pub fn start(certificates: &Certificates) -> Self {
-        let folder = Folder::new("postfix");
-        let (port, submission, smtps) = (free_port(), free_port(), free_port());
-        let (uid, gid) = unprivileged();
-        for below in ["mail", "log", "sasl", "queue", "data"] {
-            std::fs::create_dir(folder.path().join(below)).expect("writable");
-        }
-        if is_root() {
-            chown(folder.path().join("mail"), Some(uid), Some(gid)).expect("root may");
-        }
-        certificates.write(&folder, "etc");
-        let filled = |text: &str| {
-            text.replace("{folder}", folder.text())
-                .replace("{domain}", DOMAIN)
-                .replace("{uid}", &uid.to_string())
-                .replace("{gid}", &gid.to_string())
-                .replace("{port}", &port.to_string())
-                .replace("{submission}", &submission.to_string())
-                .replace("{smtps}", &smtps.to_string())
-        };
-        folder.write("etc/main.cf", filled(MAIN));
-        folder.write("etc/master.cf", filled(MASTER));
-        let mailboxes = USERS.map(|user| format!("{user}@{DOMAIN} {user}/\n"));
-        folder.write("etc/mailboxes", mailboxes.concat());
-        folder.write(
-            // Where Debian's Postfix looks for it, whatever cyrus_sasl_config_path says.
-            "etc/sasl/smtpd.conf",
-            filled(
-                "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: PLAIN LOGIN\n\
-                 sasldb_path: {folder}/sasl/users.db\n",
-            ),
-        );
-
-        let stop = format!("{STOP}; {}", Folder::removal());
-        let guard = Guard::new(&stop, &[folder.text(), how_to_be_root()]);
-        run(
-            as_root("sh").args(["-euc", PREPARE, "prepare", folder.text(), LOGIN.0, LOGIN.1]),
-            Duration::from_mins(1),
-        );
-        let this = Self {
-            port,
-            submission,
-            smtps,
-            _guard: guard,
-            folder,
-        };
-        let config = this.folder.path().join("etc");
-        run(
-            as_root("/usr/sbin/postfix")
-                .arg("-c")
-                .arg(config)
-                .arg("start"),
-            Duration::from_mins(1),
-        );
-        let deadline = Instant::now() + Duration::from_secs(30);
-        for port in [port, submission, smtps] {
-            while TcpStream::connect(("127.0.0.1", port)).is_err() {
-                assert!(
-                    Instant::now() < deadline,
-                    "Postfix does not listen:\n{}",
-                    this.log()
-                );
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-        this
-    }
-
-    /// Takes mail without a login; STARTTLS is offered, and AUTH under it.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Takes mail only under STARTTLS and after AUTH.
-    pub fn submission(&self) -> u16 {
-        self.submission
-    }
-
-    /// Speaks TLS from the first byte, and takes mail only after AUTH.
-    pub fn smtps(&self) -> u16 {
-        self.smtps
-    }
-
-    /// What has been delivered to a user, oldest first.
-    pub fn mailbox(&self, user: &str) -> Vec<String> {
-        mailbox::mails(&self.folder.path().join("mail").join(user))
-    }
-
-    /// Waits until a user has that many mails.
-    #[track_caller]
-    pub fn wait_for(&self, user: &str, count: usize) -> Vec<String> {
-        mailbox::wait_for(&self.folder.path().join("mail").join(user), count)
-    }
-
-    /// Its log.
-    pub fn log(&self) -> String {
-        let file = self.folder.path().join("log/mail");
-        let output = run(as_root("cat").arg(file), Duration::from_secs(5));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
+    setup.write("etc/main.cf", MAIN);
+    setup.write("etc/master.cf", MASTER);
+    let mailboxes = USERS.map(|user| format!("{user}@{DOMAIN} {user}/\n"));
+    setup.write("etc/mailboxes", &mailboxes.concat());
+    setup.write(
+        // Where Debian's Postfix looks for it, whatever cyrus_sasl_config_path says.
+        "etc/sasl/smtpd.conf",
+        "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: PLAIN LOGIN\n\
+         sasldb_path: {folder}/sasl/users.db\n",
+    );
+    let folder = setup.folder.text();
+    let stop = format!("{STOP}; {}", Folder::removal());
+    let guard = Guard::new(&stop, &[folder, how_to_be_root()]);
+    run(
+        as_root("sh").args(["-euc", PREPARE, "prepare", folder, LOGIN.0, LOGIN.1]),
+        Duration::from_mins(1),
+    );
+    let config = setup.folder.path().join("etc");
+    run(
+        as_root("/usr/sbin/postfix")
+            .arg("-c")
+            .arg(config)
+            .arg("start"),
+        Duration::from_mins(1),
+    );
+    setup.started(guard)
 }

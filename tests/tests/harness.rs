@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use pgmq_mail_tests::{
-    Action, Certificates, Cluster, ClusterOptions, LOGIN, OpenSmtpd, Phase, Postfix, Sink,
-    SmtpClient, Stop, available,
+    Action, Certificates, Cluster, ClusterOptions, LOGIN, Make, Phase, Sink, SmtpClient, Stop,
+    available,
 };
 use postgres::error::SqlState;
 
@@ -173,40 +173,40 @@ fn the_sink_counts_tens_of_thousands_of_pipelined_mails_a_second() {
 
 #[test]
 fn postfix_takes_a_mail_under_starttls_and_auth_and_delivers_it() {
-    if !available("Postfix", Postfix::is_available()) {
-        return;
-    }
-    let certificates = Certificates::new();
-    let postfix = Postfix::start(&certificates);
-    let mut client = SmtpClient::connect_tls(postfix.submission(), certificates.client());
-    client.login(LOGIN.0, LOGIN.1);
-    client.send("app@example.test", "alice@example.test", MAIL);
-    let mails = postfix.wait_for("alice", 1);
-    assert!(mails[0].contains("Subject: hello\n") && mails[0].ends_with("\nA line.\n"));
-    client.say("MAIL FROM:<app@example.test>", 250);
-    client.say("RCPT TO:<nobody@example.test>", 550);
-
-    let mut plain = SmtpClient::connect(postfix.port());
-    plain.send("app@example.test", "bob@example.test", MAIL);
-    plain.say("MAIL FROM:<app@example.test>", 250);
-    plain.say("RCPT TO:<somebody@elsewhere.test>", 554);
-    postfix.wait_for("bob", 1);
-    let mut refused = SmtpClient::connect_tls(postfix.submission(), certificates.client());
-    refused.say("AUTH PLAIN AGFwcAB3cm9uZw==", 535);
+    delivers(Make::Postfix);
 }
 
 #[test]
 fn opensmtpd_takes_a_mail_under_starttls_and_auth_and_delivers_it() {
-    if !available("OpenSMTPD", OpenSmtpd::is_available()) {
+    delivers(Make::OpenSmtpd);
+}
+
+#[test]
+fn exim_takes_a_mail_under_starttls_and_auth_and_delivers_it() {
+    delivers(Make::Exim);
+}
+
+fn delivers(make: Make) {
+    if !available(make.name(), make.is_available()) {
         return;
     }
     let certificates = Certificates::new();
-    let opensmtpd = OpenSmtpd::start(&certificates);
-    let mut client = SmtpClient::connect_tls(opensmtpd.submission(), certificates.client());
+    let server = make.start(&certificates);
+    let mut client = SmtpClient::connect_tls(server.submission(), certificates.client());
     client.login(LOGIN.0, LOGIN.1);
     client.send("app@example.test", "alice@example.test", MAIL);
-    let mails = opensmtpd.wait_for("alice", 1);
+    let mails = server.wait_for("alice", 1);
+    let mail = mails[0].to_lowercase();
+    assert!(mail.contains("with esmtpsa"), "{mail}");
     assert!(mails[0].contains("Subject: hello\n") && mails[0].ends_with("\nA line.\n"));
     client.say("MAIL FROM:<app@example.test>", 250);
-    client.say("RCPT TO:<somebody@elsewhere.test>", 550);
+    client.say("RCPT TO:<nobody@example.test>", 5);
+
+    let mut plain = SmtpClient::connect(server.port());
+    plain.send("app@example.test", "bob@example.test", MAIL);
+    server.wait_for("bob", 1);
+    plain.say("MAIL FROM:<app@example.test>", 250);
+    plain.say("RCPT TO:<somebody@elsewhere.test>", 5);
+    let mut refused = SmtpClient::connect_tls(server.submission(), certificates.client());
+    refused.say("AUTH PLAIN AGFwcAB3cm9uZw==", 535);
 }

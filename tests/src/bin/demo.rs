@@ -3,23 +3,20 @@
 use std::time::Duration;
 
 use pgmq_mail_tests::{
-    Certificates, Cluster, DOMAIN, Database, LOGIN, OpenSmtpd, Postfix, Sink, run, until,
+    Certificates, Cluster, DOMAIN, Database, LOGIN, MailServer, Make, Sink, run, until,
 };
 
 /// Whatever can be had here, real servers first.
 enum Server {
-    OpenSmtpd(OpenSmtpd),
-    Postfix(Postfix),
+    Real(MailServer),
     Sink(Sink),
 }
 
 impl Server {
     fn start(certificates: &Certificates) -> Self {
-        if OpenSmtpd::is_available() {
-            return Self::OpenSmtpd(OpenSmtpd::start(certificates));
-        }
-        if Postfix::is_available() {
-            return Self::Postfix(Postfix::start(certificates));
+        let makes = [Make::OpenSmtpd, Make::Postfix, Make::Exim];
+        if let Some(make) = makes.into_iter().find(|make| make.is_available()) {
+            return Self::Real(make.start(certificates));
         }
         Self::Sink(
             Sink::builder()
@@ -31,8 +28,7 @@ impl Server {
 
     fn name(&self) -> &'static str {
         match self {
-            Self::OpenSmtpd(_) => "OpenSMTPD",
-            Self::Postfix(_) => "Postfix",
+            Self::Real(server) => server.make().name(),
             Self::Sink(_) => {
                 "no real mail server without root's rights: a small one in this program"
             }
@@ -41,16 +37,14 @@ impl Server {
 
     fn port(&self) -> u16 {
         match self {
-            Self::OpenSmtpd(server) => server.submission(),
-            Self::Postfix(server) => server.submission(),
+            Self::Real(server) => server.submission(),
             Self::Sink(server) => server.port(),
         }
     }
 
     fn received(&self) -> Vec<String> {
         match self {
-            Self::OpenSmtpd(server) => server.mailbox("alice"),
-            Self::Postfix(server) => server.mailbox("alice"),
+            Self::Real(server) => server.mailbox("alice"),
             Self::Sink(server) => server
                 .mails()
                 .iter()

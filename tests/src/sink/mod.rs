@@ -2,9 +2,11 @@
 //! whatever a script says.
 
 mod login;
+mod perform;
 mod script;
 mod session;
 
+use std::collections::HashMap;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -81,7 +83,8 @@ pub(crate) struct State {
     mails: Mutex<Vec<Mail>>,
     arrival: Condvar,
     commands: Mutex<Vec<(usize, String)>>,
-    sockets: Mutex<Vec<TcpStream>>,
+    /// Those that are open, by number.
+    sockets: Mutex<HashMap<usize, TcpStream>>,
 }
 
 impl State {
@@ -212,7 +215,7 @@ impl Sink {
                 mails: Mutex::new(Vec::new()),
                 arrival: Condvar::new(),
                 commands: Mutex::new(Vec::new()),
-                sockets: Mutex::new(Vec::new()),
+                sockets: Mutex::default(),
             },
         }
     }
@@ -309,7 +312,7 @@ impl Sink {
 
     /// Closes every connection without a word, and goes on listening.
     pub fn drop_connections(&self) {
-        for socket in lock(&self.state.sockets).drain(..) {
+        for (_, socket) in lock(&self.state.sockets).drain() {
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
@@ -338,14 +341,16 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
         let Ok(copy) = socket.try_clone() else {
             continue;
         };
-        lock(&state.sockets).push(copy);
         let number = state.connections.fetch_add(1, Ordering::Relaxed);
+        lock(&state.sockets).insert(number, copy);
         let open = state.open.fetch_add(1, Ordering::Relaxed) + 1;
         state.most_open.fetch_max(open, Ordering::Relaxed);
         let state = Arc::clone(state);
         std::thread::spawn(move || {
             // An error is the other side's going away, which tests provoke all the time.
             let _ = session::serve(socket, number, &state);
+            // Closes it: what the client still sends is turned away.
+            lock(&state.sockets).remove(&number);
             state.open.fetch_sub(1, Ordering::Relaxed);
         });
     }

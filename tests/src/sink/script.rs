@@ -19,6 +19,9 @@ pub enum Phase {
     Rcpt,
     /// DATA.
     Data,
+    /// Within the text: once for each message, when some of it has come and its end has not. To agree
+    /// is to say nothing and to read on.
+    Body,
     /// The final dot.
     Dot,
     /// RSET.
@@ -36,9 +39,9 @@ pub enum Phase {
 pub struct Event<'a> {
     /// The number of the connection, from 0.
     pub connection: usize,
-    /// What is answered.
+    /// What is answered, or [`Phase::Body`].
     pub phase: Phase,
-    /// The command without its line end; empty for the greeting and the final dot.
+    /// The command without its line end; empty for the greeting, within the text, and at the final dot.
     pub command: &'a str,
     /// The reverse path, without brackets.
     pub sender: &'a str,
@@ -62,6 +65,8 @@ impl Event<'_> {
 pub enum Action {
     /// Agrees, as it does without a script.
     Accept,
+    /// Agrees and does not say so.
+    AcceptSilently,
     /// Says this; line ends between lines are `\r\n`, the last one is added. The first digit decides
     /// how the sink goes on.
     Reply(String),
@@ -69,6 +74,8 @@ pub enum Action {
     Bytes(Vec<u8>),
     /// Waits, then does that.
     After(Duration, Box<Action>),
+    /// Does the one and then the other. The first digit of the first decides how the sink goes on.
+    Then(Box<Action>, Box<Action>),
     /// Never answers again, and keeps the connection open.
     Silence,
     /// Closes the connection without a word. At the final dot the mail does not count as accepted.
@@ -89,6 +96,12 @@ impl Action {
     #[must_use]
     pub fn after(self, pause: Duration) -> Self {
         Self::After(pause, Box::new(self))
+    }
+
+    /// This action, and then another.
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        Self::Then(Box::new(self), Box::new(next))
     }
 }
 

@@ -4,13 +4,12 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use memchr::{memchr, memmem};
 
 use super::login::{Security, Tls};
-use super::script::{Action, Event, Phase, address};
+use super::script::{Phase, address};
 use super::{Mail, State};
 
 pub(super) trait Stream: Read + Write {}
@@ -29,31 +28,43 @@ pub(super) enum Expect {
 
 pub(super) struct Session<'a> {
     pub(super) state: &'a State,
-    number: usize,
+    pub(super) number: usize,
     pub(super) socket: TcpStream,
     pub(super) stream: Box<dyn Stream>,
-    output: Vec<u8>,
+    pub(super) output: Vec<u8>,
     pub(super) expect: Expect,
     pub(super) security: Security,
     pub(super) envelope: Envelope,
-    mails: usize,
+    pub(super) mails: usize,
+    /// What came with the final dot that is being answered.
+    pub(super) offered: Option<Mail>,
+    /// How much of the text that is coming in was searched for its end.
+    searched: usize,
 }
 
 #[derive(Default)]
 pub(super) struct Envelope {
     begun: bool,
-    sender: String,
+    pub(super) sender: String,
     parameters: String,
-    recipients: Vec<String>,
+    pub(super) recipients: Vec<String>,
+    /// [`Phase::Body`] has been.
+    midway: bool,
 }
 
 /// What was answered: the first digit decides how the session goes on.
 pub(super) struct Answer {
-    digit: u8,
+    pub(super) digit: u8,
     pub(super) last: bool,
 }
 
 impl Answer {
+    /// Nothing was said, and the session goes on.
+    pub(super) const NONE: Self = Self {
+        digit: 0,
+        last: false,
+    };
+
     pub(super) fn is(&self, digit: u8) -> bool {
         self.digit == digit
     }
@@ -74,6 +85,8 @@ pub(super) fn serve(socket: TcpStream, number: usize, state: &State) -> io::Resu
         security: Security::default(),
         envelope: Envelope::default(),
         mails: 0,
+        offered: None,
+        searched: 0,
     };
     if state.implicit_tls {
         session.wrap()?;
@@ -110,18 +123,22 @@ impl Session<'_> {
                 }
             }
             input.drain(..at);
+            if self.expect == Expect::Data && !input.is_empty() && self.midway()?.last {
+                return Ok(());
+            }
         }
     }
 
     /// The end of the next complete line or message, and the beginning of what follows it.
-    fn next(&self, input: &[u8]) -> Option<(usize, usize)> {
+    fn next(&mut self, input: &[u8]) -> Option<(usize, usize)> {
         if self.expect != Expect::Data {
             return memchr(b'\n', input).map(|end| (end, end + 1));
         }
         if input.starts_with(b".\r\n") {
             return Some((0, 3));
         }
-        memmem::find(input, b"\r\n.\r\n").map(|end| (end + 2, end + 5))
+        let begin = std::mem::replace(&mut self.searched, input.len()).saturating_sub(4);
+        memmem::find(&input[begin..], b"\r\n.\r\n").map(|end| (begin + end + 2, begin + end + 5))
     }
 
     fn handle(&mut self, unit: &[u8]) -> Answered {
@@ -234,13 +251,26 @@ impl Session<'_> {
     }
 
     fn data(&mut self, line: &str) -> Answered {
-        if self.envelope.recipients.is_empty() {
-            return self.answer(Phase::Data, line, "554 5.5.1 No valid recipients");
-        }
-        let answer = self.answer(Phase::Data, line, "354 Go ahead")?;
+        let usual = if self.envelope.recipients.is_empty() {
+            "554 5.5.1 No valid recipients"
+        } else {
+            "354 Go ahead"
+        };
+        let answer = self.answer(Phase::Data, line, usual)?;
         if answer.is(b'3') {
             self.expect = Expect::Data;
         }
+        Ok(answer)
+    }
+
+    /// Some of the message has come, and not its end: nothing is said here unless the script wants it.
+    fn midway(&mut self) -> Answered {
+        if std::mem::replace(&mut self.envelope.midway, true) {
+            return Ok(Answer::NONE);
+        }
+        let action = self.action(Phase::Body, "", &self.envelope, &[]);
+        let answer = self.perform(action, None)?;
+        self.flush()?;
         Ok(answer)
     }
 
@@ -248,6 +278,7 @@ impl Session<'_> {
     fn dot(&mut self, data: &[u8]) -> Answered {
         let at = Instant::now();
         self.expect = Expect::Command;
+        self.searched = 0;
         let envelope = std::mem::take(&mut self.envelope);
         let data = if self.state.count_only {
             Vec::new()
@@ -255,28 +286,7 @@ impl Session<'_> {
             unstuff(data)
         };
         let action = self.action(Phase::Dot, "", &envelope, &data);
-        if matches!(action, Action::AcceptAndDrop) {
-            self.keep(envelope, data, at);
-            return Ok(Answer {
-                digit: 0,
-                last: true,
-            });
-        }
-        let answer = self.perform(action, "250 2.0.0 Ok: queued")?;
-        // Before the reply is written, so that a client that has it finds its mail here.
-        if answer.is(b'2') {
-            self.keep(envelope, data, at);
-        }
-        Ok(answer)
-    }
-
-    fn keep(&mut self, envelope: Envelope, data: Vec<u8>, at: Instant) {
-        self.mails += 1;
-        if self.state.count_only {
-            self.state.accepted.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        self.state.record(Mail {
+        self.offered = Some(Mail {
             connection: self.number,
             sender: envelope.sender,
             parameters: envelope.parameters,
@@ -284,80 +294,23 @@ impl Session<'_> {
             data,
             at,
         });
-    }
-
-    pub(super) fn answer(&mut self, phase: Phase, command: &str, usual: &str) -> Answered {
-        let envelope = std::mem::take(&mut self.envelope);
-        let action = self.action(phase, command, &envelope, &[]);
-        self.envelope = envelope;
-        self.perform(action, usual)
-    }
-
-    fn action(&self, phase: Phase, command: &str, envelope: &Envelope, data: &[u8]) -> Action {
-        // Not under the lock: scripts may block.
-        let script = self
-            .state
-            .script
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map(Arc::clone);
-        let Some(script) = script else {
-            return Action::Accept;
-        };
-        script(&Event {
-            connection: self.number,
-            phase,
-            command,
-            sender: &envelope.sender,
-            recipients: &envelope.recipients,
-            data,
-            mails: self.mails,
-        })
-    }
-
-    fn perform(&mut self, action: Action, usual: &str) -> Answered {
-        let mut answer = Answer {
-            digit: 0,
-            last: false,
-        };
-        match action {
-            Action::Accept => answer.digit = self.write(usual.as_bytes(), "\r\n"),
-            Action::Reply(reply) => answer.digit = self.write(reply.as_bytes(), "\r\n"),
-            Action::Bytes(bytes) => answer.digit = self.write(&bytes, ""),
-            Action::After(pause, action) => {
-                self.flush()?;
-                std::thread::sleep(pause);
-                answer = self.perform(*action, usual)?;
-            }
-            Action::Silence => {
-                self.flush()?;
-                let mut rest = [0; 4096];
-                while self.stream.read(&mut rest)? > 0 {}
-                answer.last = true;
-            }
-            Action::Drop | Action::AcceptAndDrop => answer.last = true,
-            Action::ReplyAndDrop(reply) => {
-                answer.digit = self.write(reply.as_bytes(), "\r\n");
-                answer.last = true;
-            }
-        }
+        let answer = self.perform(action, Some("250 2.0.0 Ok: queued"))?;
+        self.offered = None;
         Ok(answer)
     }
 
-    fn write(&mut self, reply: &[u8], end: &str) -> u8 {
-        self.output.extend_from_slice(reply);
-        self.output.extend_from_slice(end.as_bytes());
-        reply.first().copied().unwrap_or_default()
-    }
-
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        if !self.output.is_empty() {
-            self.stream.write_all(&self.output)?;
-            self.stream.flush()?;
-            self.output.clear();
+    /// Accepts the mail that was offered at the final dot, if one was. This comes before the reply is
+    /// written, so that a client that has it finds its mail here.
+    pub(super) fn keep(&mut self) {
+        let Some(mail) = self.offered.take() else {
+            return;
+        };
+        self.mails += 1;
+        if self.state.count_only {
+            self.state.accepted.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.state.record(mail);
         }
-        Ok(())
     }
 }
 

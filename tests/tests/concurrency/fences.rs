@@ -1,6 +1,7 @@
 //! Only who holds the lease changes anything, also while others are at it.
 
-use pgmq_mail_tests::{SOON, blocks, eventually, one, pid, reaches, state};
+use pgmq_mail_tests::{SOON, all, blocks, eventually, one, pid, reaches, state};
+use postgres::{Client, Transaction};
 
 use crate::{external, put_claimed, served};
 
@@ -32,20 +33,25 @@ fn an_ack_that_was_rolled_back_can_be_repeated() {
     assert!(one::<bool>(&mut client, ACK, &[&id, &token]));
 }
 
+/// Claims and acknowledges a message in a transaction that stays open until its lease is over, and checks that
+/// meanwhile nobody else gets it.
+fn outlives_its_lease<'a>(
+    client: &'a mut Client,
+    other: &mut Client,
+) -> (Transaction<'a>, i64, i64) {
+    let (id, token) = put_claimed(client, "work", "300 milliseconds", "");
+    let mut ack = client.transaction().unwrap();
+    assert!(one::<bool>(&mut ack, ACK, &[&id, &token]));
+    let claim = "SELECT id FROM mail.claim('work', wait => '600 milliseconds')";
+    assert!(other.query(claim, &[]).unwrap().is_empty());
+    (ack, id, token)
+}
+
 #[test]
 fn a_lease_that_ends_while_its_ack_commits_passes_to_nobody() {
     let (database, mut client) = external();
-    let (id, token) = put_claimed(&mut client, "work", "300 milliseconds", "");
-    let mut ack = client.transaction().unwrap();
-    assert!(one::<bool>(&mut ack, ACK, &[&id, &token]));
     let mut other = database.connect();
-    let rows = other
-        .query(
-            "SELECT id FROM mail.claim('work', wait => '600 milliseconds')",
-            &[],
-        )
-        .unwrap();
-    assert!(rows.is_empty());
+    let (ack, id, _) = outlives_its_lease(&mut client, &mut other);
     ack.commit().unwrap();
     assert_eq!(state(&mut client, id), "sent");
     assert!(other.query(CLAIM, &[]).unwrap().is_empty());
@@ -54,17 +60,8 @@ fn a_lease_that_ends_while_its_ack_commits_passes_to_nobody() {
 #[test]
 fn a_lease_that_ends_while_its_ack_rolls_back_passes_to_the_next_claimer() {
     let (database, mut client) = external();
-    let (id, token) = put_claimed(&mut client, "work", "300 milliseconds", "");
-    let mut ack = client.transaction().unwrap();
-    assert!(one::<bool>(&mut ack, ACK, &[&id, &token]));
     let mut other = database.connect();
-    let rows = other
-        .query(
-            "SELECT id FROM mail.claim('work', wait => '600 milliseconds')",
-            &[],
-        )
-        .unwrap();
-    assert!(rows.is_empty());
+    let (ack, id, token) = outlives_its_lease(&mut client, &mut other);
     ack.rollback().unwrap();
     let row = eventually("it is claimable", SOON, || {
         other.query_opt(CLAIM, &[]).unwrap()
@@ -79,7 +76,7 @@ fn what_the_worker_took_over_after_the_lease_is_no_longer_the_claimers() {
     let (id, token) = put_claimed(&mut client, "default", "200 milliseconds", "");
     reaches(&mut client, id, "sent");
     assert!(!one::<bool>(&mut client, ACK, &[&id, &token]));
-    let events: Vec<String> = pgmq_mail_tests::all(
+    let events: Vec<String> = all(
         &mut client,
         "SELECT kind FROM mail.events WHERE message_id = $1 ORDER BY id",
         &[&id],
@@ -97,7 +94,7 @@ fn of_two_claimers_that_find_an_ended_lease_one_takes_the_message() {
                 let mut client = database.connect();
                 let claim =
                     "SELECT id FROM mail.claim('work', lease => '1 minute', wait => '1 second')";
-                scope.spawn(move || pgmq_mail_tests::all::<i64>(&mut client, claim, &[]))
+                scope.spawn(move || all::<i64>(&mut client, claim, &[]))
             })
             .collect();
         threads

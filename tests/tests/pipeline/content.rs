@@ -278,13 +278,7 @@ fn a_relay_that_repeats_the_password_is_not_quoted() {
         })
         .start();
     let mut world = World::new();
-    let ca_file = certificates.ca_file();
-    let columns = [
-        ("username", "app"),
-        ("secret", "correct horse"),
-        ("ca_file", ca_file.to_str().expect("a path in UTF-8")),
-    ];
-    world.relay("main", &sink.url(), &columns);
+    world.relay_with_login("main", &sink.url(), &certificates, "correct horse");
     let id = world.put("alice@example.test", "guarded", "");
     world.ails("relay", "535");
     let shown = format!("{}{:?}", world.story(id), world.health());

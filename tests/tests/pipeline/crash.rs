@@ -1,60 +1,48 @@
 //! A worker, or a whole server, that ends while a mail is on its way.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use pgmq_mail_tests::{Action, Cluster, Phase, Sink, Stop};
+use pgmq_mail_tests::{Action, Cluster, ClusterOptions, Gate, Phase, Sink, Stop};
+use postgres::Client;
 
 use crate::World;
 use crate::world::options;
 
-/// A sink that keeps the first mail it gets and answers it only when the gate is opened.
+/// A sink that answers mails only when the gate is opened.
 struct Gated {
     sink: Sink,
-    open: Arc<AtomicBool>,
-    waiting: Arc<AtomicUsize>,
+    gate: Gate,
 }
 
 impl Gated {
     fn start() -> Self {
-        let (open, waiting) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicUsize::new(0)),
-        );
-        let (gate, count) = (Arc::clone(&open), Arc::clone(&waiting));
+        let gate = Gate::new();
+        let closed = gate.clone();
         let sink = Sink::scripted(move |event| {
             if event.phase == Phase::Dot {
-                count.fetch_add(1, Ordering::Relaxed);
-                while !gate.load(Ordering::Relaxed) {
-                    std::thread::sleep(Duration::from_millis(2));
-                }
+                closed.pass();
             }
             Action::Accept
         });
-        Self {
-            sink,
-            open,
-            waiting,
-        }
+        Self { sink, gate }
     }
 
     /// Waits until it has a mail that it has not answered.
     fn is_busy(&self) {
         pgmq_mail_tests::until("a mail is on its way", crate::SOON, || {
-            self.waiting.load(Ordering::Relaxed) > 0
+            self.gate.waiting() > 0
         });
     }
 
     fn open(&self) {
-        self.open.store(true, Ordering::Relaxed);
+        self.gate.open();
     }
 }
 
-#[test]
-fn a_mail_in_flight_when_the_server_dies_is_sent_again_and_its_record_says_why() {
-    let gated = Gated::start();
-    let mut cluster = Cluster::with(&options().fsync(true));
+/// A server of the test's own, whose database `app` delivers to a sink, and a session in it.
+fn cluster(options: &ClusterOptions, sink: &Sink) -> (Cluster, Client) {
+    let cluster = Cluster::with(options);
     cluster.create_database("app");
     let mut client = cluster.connect("app");
     client
@@ -62,9 +50,16 @@ fn a_mail_in_flight_when_the_server_dies_is_sent_again_and_its_record_says_why()
             "CREATE EXTENSION pgmq_mail;
              INSERT INTO mail.relay (name, url) VALUES ('main', '{}');
              UPDATE mail.queue SET transport = 'smtp'",
-            gated.sink.url()
+            sink.url()
         ))
         .expect("it can be set up");
+    (cluster, client)
+}
+
+#[test]
+fn a_mail_in_flight_when_the_server_dies_is_sent_again_and_its_record_says_why() {
+    let gated = Gated::start();
+    let (mut cluster, mut client) = cluster(&options().fsync(true), &gated.sink);
     let id: i64 = client
         .query_one(
             "SELECT mail.enqueue('alice@example.test', 'in flight', 'x')",
@@ -101,17 +96,10 @@ fn a_mail_in_flight_when_the_server_dies_is_sent_again_and_its_record_says_why()
 #[test]
 fn a_mail_in_flight_when_the_server_dies_waits_for_a_person_where_the_queue_holds() {
     let gated = Gated::start();
-    let mut cluster = Cluster::with(&options().fsync(true));
-    cluster.create_database("app");
-    let mut client = cluster.connect("app");
+    let (mut cluster, mut client) = cluster(&options().fsync(true), &gated.sink);
     client
-        .batch_execute(&format!(
-            "CREATE EXTENSION pgmq_mail;
-             INSERT INTO mail.relay (name, url) VALUES ('main', '{}');
-             UPDATE mail.queue SET transport = 'smtp', on_uncertain = 'hold'",
-            gated.sink.url()
-        ))
-        .expect("it can be set up");
+        .batch_execute("UPDATE mail.queue SET on_uncertain = 'hold'")
+        .expect("a queue");
     client
         .query_one(
             "SELECT mail.enqueue('alice@example.test', 'in flight', 'x')",
@@ -199,18 +187,12 @@ fn a_mail_that_is_not_yet_at_the_dot_when_its_worker_ends_costs_no_attempt() {
 #[test]
 fn a_fast_stop_of_the_server_loses_and_repeats_nothing() {
     let sink = Sink::start();
-    let mut cluster = Cluster::with(&options());
-    cluster.create_database("app");
-    let mut client = cluster.connect("app");
+    let (mut cluster, mut client) = cluster(&options(), &sink);
     client
-        .batch_execute(&format!(
-            "CREATE EXTENSION pgmq_mail;
-             INSERT INTO mail.relay (name, url) VALUES ('main', '{}');
-             UPDATE mail.queue SET transport = 'smtp';
-             SELECT mail.enqueue('a@example.test', n::text, 'x') FROM generate_series(1, 3000) AS n",
-            sink.url()
-        ))
-        .expect("it can be set up");
+        .batch_execute(
+            "SELECT mail.enqueue('a@example.test', n::text, 'x') FROM generate_series(1, 3000) AS n",
+        )
+        .expect("they can be enqueued");
     pgmq_mail_tests::until("delivery has begun", crate::SOON, || sink.count() > 100);
     cluster.restart(Stop::Fast);
     sink.wait_for(3000, crate::SOON);

@@ -6,17 +6,20 @@
 
 #![allow(clippy::missing_panics_doc, clippy::new_without_default)] // a panic is how a test reports
 
+mod certificates;
 mod closing;
 mod content;
 mod crash;
 mod deferrals;
 mod delivered;
 mod effect;
+mod flow;
 mod guarded;
 mod injection;
 mod limits;
 mod many;
 mod order;
+mod probe;
 mod probing;
 mod recipients;
 mod refused;
@@ -28,6 +31,7 @@ mod rights;
 mod secrets;
 mod servers;
 mod settings;
+mod table;
 mod uncertain;
 mod world;
 

@@ -101,7 +101,7 @@ fn a_restored_dump_is_complete_but_for_the_secrets() {
     let certificates = Certificates::new();
     let sink = guarded(&certificates);
     let mut world = World::new();
-    relay(&mut world, &sink, &certificates);
+    world.relay_with_login("main", &sink.url(), &certificates, SECRET);
     let ids = fill(&mut world);
     let dump = dump(&world);
     assert!(!dump.contains(SECRET), "the secret is in the dump");
@@ -156,7 +156,7 @@ fn a_restored_dump_sends_nothing_until_it_is_armed_and_has_its_secret_again() {
     let certificates = Certificates::new();
     let sink = guarded(&certificates);
     let mut world = World::new();
-    relay(&mut world, &sink, &certificates);
+    world.relay_with_login("main", &sink.url(), &certificates, SECRET);
     let ids = fill(&mut world);
     let mut copy = copy_of(&world, &dump(&world));
     let before = sink.connections();
@@ -208,16 +208,6 @@ fn a_restored_dump_sends_nothing_until_it_is_armed_and_has_its_secret_again() {
         "queued",
         "the original is untouched"
     );
-}
-
-fn relay(world: &mut World<'_>, sink: &Sink, certificates: &Certificates) {
-    let ca_file = certificates.ca_file();
-    let columns = [
-        ("username", "app"),
-        ("secret", SECRET),
-        ("ca_file", ca_file.to_str().expect("a path in UTF-8")),
-    ];
-    world.relay("main", &sink.url(), &columns);
 }
 
 #[test]

@@ -38,16 +38,10 @@ fn a_password_is_in_no_log_and_no_view() {
         .setting("log_connections", "on");
     let cluster = Cluster::with(&options);
     let mut world = World::on(&cluster);
-    let ca_file = certificates.ca_file();
-    let columns = [
-        ("username", "app"),
-        ("secret", SECRET),
-        ("ca_file", ca_file.to_str().expect("a path in UTF-8")),
-    ];
-    world.relay("wrong", &wrong.url(), &columns);
+    world.relay_with_login("wrong", &wrong.url(), &certificates, SECRET);
     let id = world.put("alice@example.test", "guarded", "");
     world.ails("relay", "authenticate");
-    world.relay("main", &sink.url(), &columns);
+    world.relay_with_login("main", &sink.url(), &certificates, SECRET);
     world.reaches(id, "sent");
     for n in 0..20 {
         let id = world.put("alice@example.test", &n.to_string(), "");

@@ -4,37 +4,32 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use mail_parser::{Message, MessageParser};
-use pgmq_mail_tests::{Certificates, LOGIN, OpenSmtpd, Postfix, available};
+use pgmq_mail_tests::{Certificates, Guard, LOGIN, MailServer, Make, available};
 
 use crate::{SOON, World};
 
-enum Kind {
-    Postfix(Postfix),
-    OpenSmtpd(OpenSmtpd),
-}
-
 /// A real mail server with a certificate.
 pub struct Server {
-    kind: Kind,
+    inner: MailServer,
     pub certificates: Certificates,
+    /// What is static is never dropped: this removes the certificates.
+    _guard: Guard,
 }
 
 /// The same tests for each of the real servers; those that are not there are left out.
 #[macro_export]
 macro_rules! on_real_servers {
     ($($name:ident)*) => {
-        mod postfix {
+        $crate::on_real_servers!(postfix Postfix: $($name)*);
+        $crate::on_real_servers!(opensmtpd OpenSmtpd: $($name)*);
+        $crate::on_real_servers!(exim Exim: $($name)*);
+    };
+    ($module:ident $make:ident: $($name:ident)*) => {
+        mod $module {
             $(#[test]
             fn $name() {
-                if let Some(server) = $crate::servers::Server::postfix() {
-                    super::$name(server);
-                }
-            })*
-        }
-        mod opensmtpd {
-            $(#[test]
-            fn $name() {
-                if let Some(server) = $crate::servers::Server::opensmtpd() {
+                let make = pgmq_mail_tests::Make::$make;
+                if let Some(server) = $crate::servers::Server::shared(make) {
                     super::$name(server);
                 }
             })*
@@ -43,94 +38,67 @@ macro_rules! on_real_servers {
 }
 
 impl Server {
-    /// The shared Postfix.
-    pub fn postfix() -> Option<&'static Self> {
-        static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+    /// The one of that make that the tests share.
+    pub fn shared(make: Make) -> Option<&'static Self> {
+        static SERVERS: [OnceLock<Option<Server>>; 3] = [const { OnceLock::new() }; 3];
         let start = || {
-            available("Postfix", Postfix::is_available())
-                .then(|| Self::start_postfix(Certificates::new()))
+            available(make.name(), make.is_available())
+                .then(|| Self::start(make, Certificates::new()))
         };
-        SERVER.get_or_init(start).as_ref()
+        SERVERS[make as usize].get_or_init(start).as_ref()
     }
 
-    /// The shared OpenSMTPD.
-    pub fn opensmtpd() -> Option<&'static Self> {
-        static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-        let start = || {
-            available("OpenSMTPD", OpenSmtpd::is_available())
-                .then(|| Self::start_opensmtpd(Certificates::new()))
-        };
-        SERVER.get_or_init(start).as_ref()
-    }
-
-    fn start_postfix(certificates: Certificates) -> Self {
+    fn start(make: Make, certificates: Certificates) -> Self {
         Self {
-            kind: Kind::Postfix(Postfix::start(&certificates)),
+            inner: make.start(&certificates),
+            _guard: Guard::new(r#"rm -rf "$1""#, &[certificates.folder()]),
             certificates,
         }
     }
 
-    fn start_opensmtpd(certificates: Certificates) -> Self {
-        Self {
-            kind: Kind::OpenSmtpd(OpenSmtpd::start(&certificates)),
-            certificates,
-        }
-    }
-
-    /// One more of the same kind, with this certificate.
+    /// One more of the same make, with this certificate.
     pub fn another(&self, certificates: Certificates) -> Self {
-        match self.kind {
-            Kind::Postfix(_) => Self::start_postfix(certificates),
-            Kind::OpenSmtpd(_) => Self::start_opensmtpd(certificates),
-        }
+        Self::start(self.make(), certificates)
+    }
+
+    /// Who made it.
+    pub fn make(&self) -> Make {
+        self.inner.make()
     }
 
     /// Takes mail without a login; STARTTLS is offered.
     pub fn plain(&self) -> String {
-        let port = match &self.kind {
-            Kind::Postfix(server) => server.port(),
-            Kind::OpenSmtpd(server) => server.port(),
-        };
-        format!("smtp://127.0.0.1:{port}")
+        format!("smtp://127.0.0.1:{}", self.inner.port())
     }
 
     /// Takes mail only under STARTTLS and after AUTH.
     pub fn submission(&self) -> String {
-        let port = match &self.kind {
-            Kind::Postfix(server) => server.submission(),
-            Kind::OpenSmtpd(server) => server.submission(),
-        };
-        format!("smtp://localhost:{port}")
+        format!("smtp://localhost:{}", self.inner.submission())
     }
 
     /// Speaks TLS from the first byte, and takes mail only after AUTH.
     pub fn smtps(&self) -> String {
-        let port = match &self.kind {
-            Kind::Postfix(server) => server.smtps(),
-            Kind::OpenSmtpd(server) => server.smtps(),
-        };
-        format!("smtps://localhost:{port}")
+        format!("smtps://localhost:{}", self.inner.smtps())
     }
 
     /// Its log.
     pub fn log(&self) -> String {
-        match &self.kind {
-            Kind::Postfix(server) => server.log(),
-            Kind::OpenSmtpd(server) => server.log(),
-        }
+        self.inner.log()
     }
 
-    /// Whether it is Postfix, whose log says which mechanism was used.
-    pub fn is_postfix(&self) -> bool {
-        matches!(self.kind, Kind::Postfix(_))
+    /// Whether the envelope's sender stands in the mails that it has delivered.
+    pub fn adds_return_path(&self) -> bool {
+        self.make() != Make::OpenSmtpd
+    }
+
+    /// Whether its replies hold enhanced status codes.
+    pub fn offers_enhanced_codes(&self) -> bool {
+        self.make() != Make::Exim
     }
 
     /// The mails of a user whose text holds `mark`: other tests deliver to the same mailboxes.
     pub fn inbox(&self, user: &str, mark: &str) -> Vec<String> {
-        let mut mails = match &self.kind {
-            Kind::Postfix(server) => server.mailbox(user),
-            Kind::OpenSmtpd(server) => server.mailbox(user),
-        };
+        let mut mails = self.inner.mailbox(user);
         mails.retain(|mail| mail.contains(mark));
         mails
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use pgmq_mail_tests::{Cluster, ClusterOptions, Database, Folder, Guard, Sink};
+use pgmq_mail_tests::{Certificates, Cluster, ClusterOptions, Database, Folder, Guard, Sink};
 use postgres::Client;
 use postgres::types::{FromSqlOwned, ToSql};
 
@@ -133,6 +133,18 @@ impl<'a> World<'a> {
         self.run(&format!(
             "INSERT INTO mail.relay ({names}) VALUES ({values})"
         ));
+    }
+
+    /// Inserts a relay that logs in as `app` where a certificate of this authority is shown.
+    #[track_caller]
+    pub fn relay_with_login(&mut self, name: &str, url: &str, ca: &Certificates, secret: &str) {
+        let ca_file = ca.ca_file();
+        let columns = [
+            ("username", "app"),
+            ("secret", secret),
+            ("ca_file", ca_file.to_str().expect("a path in UTF-8")),
+        ];
+        self.relay(name, url, &columns);
     }
 
     /// Changes a queue, which is made if it does not exist.

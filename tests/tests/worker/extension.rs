@@ -90,9 +90,9 @@ fn it_waits_for_a_drop_that_is_under_way_without_a_lock_that_the_drop_could_need
                 &mut client,
                 "SELECT EXISTS (
                      SELECT FROM pg_locks k JOIN pg_stat_activity a USING (pid)
-                     WHERE a.backend_type = 'pgmq_mail worker' AND a.datname = current_database()
+                     WHERE a.backend_type = 'pgmq_mail worker' AND a.datname = current_database() AND a.pid <> $2
                        AND NOT k.granted AND k.classid = 'pg_extension'::regclass AND $1 = ANY (pg_blocking_pids(k.pid)))",
-                &[&dropping],
+                &[&dropping, &worker],
             )
         });
         let held: Vec<String> = pgmq_mail_tests::all(

@@ -1,6 +1,9 @@
 //! `make bench`: rates and latencies from commit to a local SMTP sink, on a server that waits for the
 //! disk. Names of measurements as arguments choose among them.
 
+mod flow;
+mod session;
+
 use std::time::{Duration, Instant};
 
 use pgmq_mail_tests::{Action, Cluster, ClusterOptions, Database, Sink, run, until};
@@ -12,11 +15,15 @@ type Measurement = (&'static str, fn(&Cluster));
 
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).collect();
-    let measurements: [Measurement; 4] = [
+    let measurements: [Measurement; 8] = [
         ("latency", latency),
         ("drain", drain),
         ("enqueue", enqueue),
         ("memory", memory),
+        ("session", session::session),
+        ("late", session::late),
+        ("isolation", flow::isolation),
+        ("rates", flow::rates),
     ];
     let options = ClusterOptions::new()
         .fsync(true)
@@ -34,6 +41,11 @@ fn main() {
 
 /// A database whose queue `default` delivers to the sink.
 fn deliver_to<'a>(cluster: &'a Cluster, sink: &Sink) -> (Database<'a>, Client) {
+    deliver_to_url(cluster, &sink.url())
+}
+
+/// A database whose queue `default` delivers to the relay `sink` there.
+fn deliver_to_url<'a>(cluster: &'a Cluster, url: &str) -> (Database<'a>, Client) {
     let database = Database::new(cluster);
     let mut client = database.connect();
     client
@@ -41,10 +53,7 @@ fn deliver_to<'a>(cluster: &'a Cluster, sink: &Sink) -> (Database<'a>, Client) {
         .expect("a setting");
     client
         .execute(
-            &format!(
-                "INSERT INTO mail.relay (name, url) VALUES ('sink', '{}')",
-                sink.url()
-            ),
+            &format!("INSERT INTO mail.relay (name, url) VALUES ('sink', '{url}')"),
             &[],
         )
         .expect("a relay");
@@ -60,40 +69,60 @@ fn deliver_to<'a>(cluster: &'a Cluster, sink: &Sink) -> (Database<'a>, Client) {
 /// One mail at a time, each after the one before was accepted.
 fn latency(cluster: &Cluster) {
     const MAILS: usize = 2000;
-    const WARM_UP: usize = 200;
     let sink = Sink::start();
     let (_database, mut client) = deliver_to(cluster, &sink);
+    let mut times = one_by_one(&mut client, &sink, MAILS);
+    for (name, times) in [
+        ("from COMMIT sent to the final dot", &mut times.from_commit),
+        (
+            "from COMMIT answered to the final dot",
+            &mut times.from_answer,
+        ),
+    ] {
+        println!(
+            "latency: {name}: p50 {:.3?}, p99 {:.3?}, longest {:.3?} ({MAILS} mails one by one)",
+            percentile(times, 50),
+            percentile(times, 99),
+            percentile(times, 100)
+        );
+    }
+}
+
+/// How long mails took to the sink.
+#[derive(Default)]
+struct Times {
+    from_commit: Vec<Duration>,
+    from_answer: Vec<Duration>,
+}
+
+/// Sends so many mails through the queue `default`, after some that do not count.
+fn one_by_one(client: &mut Client, sink: &Sink, mails: usize) -> Times {
+    const WARM_UP: usize = 200;
     let enqueue = client
         .prepare("SELECT mail.enqueue('a@example.test', 'Hello', 'A short text.')")
         .expect("a statement");
-    let mut from_commit = Vec::with_capacity(MAILS);
-    let mut from_return = Vec::with_capacity(MAILS);
-    for mail in 0..MAILS + WARM_UP {
+    let mut times = Times::default();
+    for mail in 0..mails + WARM_UP {
         client.batch_execute("BEGIN").expect("a transaction");
         client.query(&enqueue, &[]).expect("accepted");
         let begin = Instant::now();
         client.batch_execute("COMMIT").expect("a commit");
         let end = Instant::now();
-        let mails = sink.wait_for(1, Duration::from_secs(10));
-        let at = mails[0].at;
+        let arrived = sink.wait_for(1, Duration::from_secs(10));
+        let at = arrived[0].at;
         sink.forget();
         if mail >= WARM_UP {
-            from_commit.push(at.duration_since(begin));
-            from_return.push(at.saturating_duration_since(end));
+            times.from_commit.push(at.duration_since(begin));
+            times.from_answer.push(at.saturating_duration_since(end));
         }
     }
-    for (name, mut times) in [
-        ("from COMMIT sent to the final dot", from_commit),
-        ("from COMMIT answered to the final dot", from_return),
-    ] {
-        times.sort_unstable();
-        println!(
-            "latency: {name}: p50 {:.3?}, p99 {:.3?}, longest {:.3?} ({MAILS} mails one by one)",
-            times[MAILS / 2],
-            times[MAILS * 99 / 100],
-            times[MAILS - 1]
-        );
-    }
+    times
+}
+
+/// The shortest time that so many of a hundred do not exceed.
+fn percentile(times: &mut [Duration], percent: usize) -> Duration {
+    times.sort_unstable();
+    times[(times.len() * percent / 100).min(times.len() - 1)]
 }
 
 /// A backlog of mails of 2 KB.
