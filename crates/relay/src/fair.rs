@@ -36,6 +36,11 @@ impl Line {
         }
     }
 
+    /// Whether a job waits in it that its domain lets go now.
+    fn is_ready(&self, now: Instant) -> bool {
+        !self.waiting.is_empty() && self.domain.ready_at(now).is_some_and(|at| at <= now)
+    }
+
     fn is_silent(&self, now: Instant) -> bool {
         self.busy > 0 && now.saturating_duration_since(self.heard.get()) >= SILENCE
     }
@@ -145,11 +150,10 @@ impl FairQueue {
     /// The next job for a free connection of at most `limit`.
     pub fn pop(&mut self, limit: usize, now: Instant) -> Option<Ticket> {
         let unproven = self.unproven();
-        let place = self.ring.iter().position(|line| {
-            !line.waiting.is_empty()
-                && Self::room(line, unproven, limit) > 0
-                && line.domain.ready_at(now).is_some_and(|at| at <= now)
-        })?;
+        let place = self
+            .ring
+            .iter()
+            .position(|line| line.is_ready(now) && Self::room(line, unproven, limit) > 0)?;
         self.take(place, now)
     }
 
@@ -168,11 +172,10 @@ impl FairQueue {
         limit: usize,
         now: Instant,
     ) -> Option<Ticket> {
-        let same = self.ring.iter().position(|line| {
-            Rc::ptr_eq(&line.domain, domain)
-                && !line.waiting.is_empty()
-                && domain.ready_at(now).is_some_and(|at| at <= now)
-        });
+        let same = self
+            .ring
+            .iter()
+            .position(|line| Rc::ptr_eq(&line.domain, domain) && line.is_ready(now));
         match same {
             // Others have their turn first.
             Some(place) if self.ring.len() == 1 || !domain.proven.get() => self.take(place, now),
@@ -198,9 +201,7 @@ impl FairQueue {
     /// How many jobs could go at once over further connections.
     pub fn ready(&self, limit: usize, now: Instant) -> usize {
         let unproven = self.unproven();
-        let ready = self.ring.iter().filter(|line| {
-            !line.waiting.is_empty() && line.domain.ready_at(now).is_some_and(|at| at <= now)
-        });
+        let ready = self.ring.iter().filter(|line| line.is_ready(now));
         ready
             .map(|line| line.waiting.len().min(Self::room(line, unproven, limit)))
             .sum()
@@ -224,23 +225,21 @@ impl FairQueue {
         at_risk.map(|line| line.heard.get() + SILENCE).min()
     }
 
+    fn known(&self, domain: &Rc<Domain>) -> Option<&Line> {
+        self.ring
+            .iter()
+            .find(|line| Rc::ptr_eq(&line.domain, domain))
+    }
+
     /// How many wait in a domain's line.
     pub fn waiting(&self, domain: &Rc<Domain>) -> usize {
-        let line = self
-            .ring
-            .iter()
-            .find(|line| Rc::ptr_eq(&line.domain, domain));
-        line.map_or(0, |line| line.waiting.len())
+        self.known(domain).map_or(0, |line| line.waiting.len())
     }
 
     /// Whether a further job of this domain would have to wait for too long, though its relay works: how long those
     /// before it take, or that it gives no answer.
     pub fn is_hopeless(&self, domain: &Rc<Domain>, now: Instant) -> bool {
-        let line = self
-            .ring
-            .iter()
-            .find(|line| Rc::ptr_eq(&line.domain, domain));
-        let waiting = line.map_or(0, |line| line.waiting.len());
+        let waiting = self.waiting(domain);
         domain.suspended_until(now).is_some()
             || domain
                 .wait(waiting, now)
@@ -248,7 +247,7 @@ impl FairQueue {
             || domain
                 .most_waiting()
                 .is_some_and(|most| waiting >= most.max(KEPT))
-            || waiting >= KEPT && line.is_some_and(|line| line.is_silent(now))
+            || waiting >= KEPT && self.known(domain).is_some_and(|line| line.is_silent(now))
     }
 
     /// Takes those out of the lines that give no answer that are too many to be kept waiting.

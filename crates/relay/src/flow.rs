@@ -262,11 +262,13 @@ impl Hub {
             return Route::To(Rc::clone(relay));
         }
         let Some(first) = candidates.first() else {
-            return Route::Nowhere(match ids {
-                [] => "no relay is given".to_owned(),
-                _ if relays.is_empty() => "none of its relays is configured".to_owned(),
-                _ => return Route::Unserved,
-            });
+            return match ids {
+                [] => Route::Nowhere("no relay is given".to_owned()),
+                _ if relays.is_empty() => {
+                    Route::Nowhere("none of its relays is configured".to_owned())
+                }
+                _ => Route::Unserved,
+            };
         };
         let why = format!(
             "relay \"{}\" is suspended: {}",
