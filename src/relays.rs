@@ -28,12 +28,7 @@ pub enum RelayError {
 pub struct RelayRow {
     pub id: i32,
     pub name: String,
-    pub url: String,
-    pub username: Option<String>,
-    pub secret: Secret,
-    pub auth: String,
-    pub helo_name: Option<String>,
-    pub ca_file: Option<String>,
+    pub access: Access,
     pub tier: i32,
     pub weight: i32,
     pub sender_domains: Vec<String>,
@@ -44,11 +39,10 @@ pub struct RelayRow {
     pub max_connection_age: f64,
     pub max_connection_idle: f64,
     pub rate: Option<Rate>,
-    /// Connect, greeting, command, data, block and dot.
-    pub timeouts: [f64; 6],
 }
 
 /// How a relay is reached, as its row has it.
+#[derive(Debug)]
 pub struct Access {
     pub url: String,
     pub username: Option<String>,
@@ -56,7 +50,7 @@ pub struct Access {
     pub auth: String,
     pub helo_name: Option<String>,
     pub ca_file: Option<String>,
-    /// As [`RelayRow::timeouts`].
+    /// Connect, greeting, command, data, block and dot, in seconds.
     pub timeouts: [f64; 6],
 }
 
@@ -124,15 +118,7 @@ pub fn endpoint(access: Access) -> Result<Endpoint, RelayError> {
 
 /// The relay as the pool wants it.
 pub fn config(row: RelayRow) -> Result<RelayConfig, RelayError> {
-    let endpoint = endpoint(Access {
-        url: row.url,
-        username: row.username,
-        secret: row.secret,
-        auth: row.auth,
-        helo_name: row.helo_name,
-        ca_file: row.ca_file,
-        timeouts: row.timeouts,
-    })?;
+    let endpoint = endpoint(row.access)?;
     let positive = |n: i32| usize::try_from(n).unwrap_or(1).max(1);
     Ok(RelayConfig {
         id: row.id,

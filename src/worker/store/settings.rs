@@ -4,7 +4,7 @@ use mail_relay::{Action, DomainLimit, Rate, Rule, Transport};
 use pgrx::pg_sys::BuiltinOid;
 
 use super::{Result, Statement, rows, run};
-use crate::relays::{RelayRow, Secret, seconds};
+use crate::relays::{Access, RelayRow, Secret, seconds};
 
 /// A queue that the worker serves.
 #[derive(Clone, Debug)]
@@ -43,12 +43,15 @@ pub fn relays() -> Result<Vec<RelayRow>> {
         Ok(RelayRow {
             id: row.get(1)?.unwrap_or_default(),
             name: row.get(2)?.unwrap_or_default(),
-            url: row.get(3)?.unwrap_or_default(),
-            username: row.get(4)?,
-            secret: Secret(row.get::<String>(5)?.filter(|secret| secret != "(stored)")),
-            auth: row.get(6)?.unwrap_or_default(),
-            helo_name: row.get(7)?,
-            ca_file: row.get(8)?,
+            access: Access {
+                url: row.get(3)?.unwrap_or_default(),
+                username: row.get(4)?,
+                secret: Secret(row.get::<String>(5)?.filter(|secret| secret != "(stored)")),
+                auth: row.get(6)?.unwrap_or_default(),
+                helo_name: row.get(7)?,
+                ca_file: row.get(8)?,
+                timeouts: std::array::from_fn(|n| timeouts.get(n).copied().unwrap_or_default()),
+            },
             tier: row.get(9)?.unwrap_or_default(),
             weight: row.get(10)?.unwrap_or_default(),
             sender_domains: row.get(11)?.unwrap_or_default(),
@@ -58,7 +61,6 @@ pub fn relays() -> Result<Vec<RelayRow>> {
             max_connection_age: row.get(15)?.unwrap_or_default(),
             max_connection_idle: row.get(16)?.unwrap_or_default(),
             rate: rate(row.get(17)?, row.get(18)?),
-            timeouts: std::array::from_fn(|n| timeouts.get(n).copied().unwrap_or_default()),
         })
     })
 }
