@@ -104,6 +104,39 @@ CREATE FUNCTION mail._outstanding(id bigint) RETURNS text[]
 $$;
 COMMENT ON FUNCTION mail._outstanding(bigint) IS 'Recipients for whom the message is neither sent nor settled as failed since it was last retried by hand.';
 
+CREATE FUNCTION mail._born(id bigint) RETURNS timestamptz
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce((SELECT max(e.at) FROM mail.event e WHERE e.message_id = m.id AND e.kind = 'retried'),
+                    greatest(m.send_at, m.enqueued_at))
+    FROM mail.message m WHERE m.id = _born.id;
+$$;
+COMMENT ON FUNCTION mail._born(bigint) IS 'Since when a message''s age counts: since it was to be sent, or was last retried by hand.';
+
+CREATE FUNCTION mail._log_results(
+    id bigint, queue_id integer, attempt integer, results jsonb, at timestamptz, goes_on boolean,
+    holds boolean DEFAULT false, final text DEFAULT NULL, relay text DEFAULT NULL, duration interval DEFAULT NULL
+) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+    INSERT INTO mail.event
+        (at, message_id, queue_id, attempt, code, kind, state, recipient, relay, phase, status, text, duration, tls, detail)
+    SELECT at, _log_results.id, _log_results.queue_id, _log_results.attempt, (r.v ->> 'code')::integer,
+           CASE WHEN r.v ->> 'verdict' = 'delivered' THEN 'sent'
+                WHEN r.v ->> 'verdict' = 'permanent' THEN 'failed'
+                WHEN r.v ->> 'verdict' = 'uncertain' AND holds THEN 'held'
+                WHEN r.v ->> 'verdict' = 'uncertain' AND goes_on THEN 'uncertain'
+                WHEN goes_on THEN 'deferred' ELSE 'failed' END,
+           CASE WHEN r.place = jsonb_array_length(results) THEN final END,
+           r.v ->> 'recipient', coalesce(r.v ->> 'relay', _log_results.relay), r.v ->> 'phase', r.v ->> 'status', r.v ->> 'text',
+           coalesce(make_interval(secs => (r.v ->> 'seconds')::float8), _log_results.duration), r.v ->> 'tls',
+           nullif(r.v -> 'detail', 'null')
+    FROM jsonb_array_elements(results) WITH ORDINALITY AS r (v, place)
+    ORDER BY r.place;
+END
+$$;
+COMMENT ON FUNCTION mail._log_results(bigint, integer, integer, jsonb, timestamptz, boolean, boolean, text, text, interval) IS 'Writes one event for each result, as mail._settle has them; the last one carries the final state.';
+
 CREATE FUNCTION mail._settle(
     id bigint, results jsonb, relay text DEFAULT NULL, duration interval DEFAULT NULL, retry_after interval DEFAULT NULL,
     counted boolean DEFAULT true, untried interval DEFAULT NULL
@@ -126,12 +159,9 @@ BEGIN
         RETURN NULL;
     END IF;
     SELECT * INTO STRICT q FROM mail.queue t WHERE t.id = p.queue_id;
-    SELECT t.enqueued_at, t.send_at, t.expires_at, cardinality(t.recipients) AS width
-        INTO STRICT m FROM mail.message t WHERE t.id = _settle.id;
+    SELECT t.expires_at, cardinality(t.recipients) AS width INTO STRICT m FROM mail.message t WHERE t.id = _settle.id;
     n := p.attempts + 1;
-    born := coalesce(
-        (SELECT max(e.at) FROM mail.event e WHERE e.message_id = _settle.id AND e.kind = 'retried'),
-        greatest(m.send_at, m.enqueued_at));
+    born := mail._born(_settle.id);
     goes_on := untried IS NOT NULL OR (NOT counted OR n < q.max_attempts AND at < born + q.give_up_after) AND EXISTS (
         SELECT FROM jsonb_array_elements(results) r
         WHERE r ->> 'verdict' = 'transient' OR r ->> 'verdict' = 'uncertain' AND q.on_uncertain = 'retry');
@@ -153,20 +183,8 @@ BEGIN
         ) v;
     END IF;
 
-    INSERT INTO mail.event
-        (at, message_id, queue_id, attempt, code, kind, state, recipient, relay, phase, status, text, duration, tls, detail)
-    SELECT at, _settle.id, p.queue_id, n, (r.v ->> 'code')::integer,
-           CASE WHEN r.v ->> 'verdict' = 'delivered' THEN 'sent'
-                WHEN r.v ->> 'verdict' = 'permanent' THEN 'failed'
-                WHEN r.v ->> 'verdict' = 'uncertain' AND q.on_uncertain = 'hold' THEN 'held'
-                WHEN r.v ->> 'verdict' = 'uncertain' AND goes_on THEN 'uncertain'
-                WHEN goes_on THEN 'deferred' ELSE 'failed' END,
-           CASE WHEN r.place = jsonb_array_length(results) THEN final END,
-           r.v ->> 'recipient', coalesce(r.v ->> 'relay', _settle.relay), r.v ->> 'phase', r.v ->> 'status', r.v ->> 'text',
-           coalesce(make_interval(secs => (r.v ->> 'seconds')::float8), _settle.duration), r.v ->> 'tls',
-           nullif(r.v -> 'detail', 'null')
-    FROM jsonb_array_elements(results) WITH ORDINALITY AS r (v, place)
-    ORDER BY r.place;
+    PERFORM mail._log_results(_settle.id, p.queue_id, n, results, at, goes_on, q.on_uncertain = 'hold', final, _settle.relay,
+        _settle.duration);
 
     IF goes_on THEN
         pause := CASE WHEN retry_after IS NOT NULL THEN retry_after
@@ -190,6 +208,29 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION mail._settle(bigint, jsonb, text, interval, interval, boolean, interval) IS 'Records an attempt that its caller holds the lease of; results: [{verdict: delivered|transient|permanent|uncertain, recipient, code, status, phase, text, relay, seconds, tls, retry_after (seconds, Infinity: until it is retried by hand), detail}]. An attempt that is not counted goes on for those outstanding whatever the limits say, and so does one that left recipients untried: after so long if nobody else has to be tried again. Returns the new state, NULL if the message is not pending.';
+
+CREATE FUNCTION mail._step_back(id bigint, pause interval, relay text, text text, rule text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    p      mail.pending;
+    detail jsonb := CASE WHEN rule IS NOT NULL THEN jsonb_build_object('rule', rule) END;
+BEGIN
+    SELECT * INTO p FROM mail.pending t WHERE t.id = _step_back.id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF clock_timestamp() >= mail._born(p.id) + (SELECT q.give_up_after FROM mail.queue q WHERE q.id = p.queue_id) THEN
+        PERFORM mail._settle(p.id, (
+            SELECT jsonb_agg(jsonb_build_object('verdict', 'transient', 'recipient', r, 'text', text, 'detail', detail))
+            FROM unnest(mail._outstanding(p.id)) AS r), relay);
+        RETURN;
+    END IF;
+    INSERT INTO mail.event (message_id, queue_id, attempt, kind, relay, text, detail)
+    VALUES (p.id, p.queue_id, p.attempts, 'released', relay, text, detail);
+    UPDATE mail.pending t SET due_at = least(clock_timestamp() + pause, p.expires_at), put_off = true WHERE t.id = p.id;
+END
+$$;
+COMMENT ON FUNCTION mail._step_back(bigint, interval, text, text, text) IS 'Gives a message that was not judged, its relay or its domain being in trouble, its next time; it fails instead once give_up_after is over.';
 
 CREATE FUNCTION mail._touch_successor(queue_id integer, ordering_hash bigint) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

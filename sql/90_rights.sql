@@ -63,6 +63,8 @@ GRANT UPDATE (content), DELETE ON mail.message TO mail_worker;
 GRANT USAGE ON SEQUENCE mail.lease_seq, mail.event_id_seq, mail.capture_id_seq TO mail_worker;
 GRANT EXECUTE ON FUNCTION
     mail._stamp(), mail._backoff(interval, interval, integer), mail._claimable(bigint[]), mail._try_bucket(integer), mail._leased(bigint), mail._expire(integer), mail._outstanding(bigint),
+    mail._born(bigint), mail._step_back(bigint, interval, text, text, text),
+    mail._log_results(bigint, integer, integer, jsonb, timestamptz, boolean, boolean, text, text, interval),
     mail._settle(bigint, jsonb, text, interval, interval, boolean, interval), mail._touch_successor(integer, bigint),
     mail._drop_pending(bigint[], text, text, text), mail._drop_from_leases(bigint[], bigint[]),
     mail._interrupted(bigint[], text, text), mail._reap(integer), mail._recover(), mail._relay_down(integer, interval, text),

@@ -1,12 +1,12 @@
 //! Claiming what is due: lock rows, leave out what others have in flight, lease, read the bodies.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use mail_lanes::{InFlight, Key, LaneId};
 use mail_relay::Job;
 
 use super::{
-    delivery::{MAX_BYTES, Worker},
+    delivery::Worker,
     store::{self, Candidate, QueueConfig},
 };
 use crate::pg::{self, Failure};
@@ -20,12 +20,11 @@ const SECOND: i64 = 1_000_000;
 pub(super) struct Claimed {
     pub(super) jobs: Vec<Job>,
     pub(super) messages: Vec<(i64, InFlight)>,
-    pub(super) bytes: i64,
     pub(super) scans: Vec<(LaneId, Key, bool)>,
     /// Where another claimer was just deciding on an ordering key.
     pub(super) contended: Vec<(LaneId, Key)>,
-    /// Something was left because of its size.
-    pub(super) full: bool,
+    /// Queues of which something was left because of its size.
+    pub(super) full: HashSet<i32>,
     pub(super) next_reap: Option<i64>,
 }
 
@@ -55,7 +54,7 @@ impl Worker {
                     room = room.saturating_sub(taken);
                     if let Some(key) = cut {
                         claimed.scans.push((id, key, false));
-                        claimed.full = true;
+                        claimed.full.insert(queue.id);
                         room = 0;
                         break;
                     }
@@ -151,7 +150,6 @@ impl Worker {
             let Some(body) = bodies.remove(&candidate.id) else {
                 continue;
             };
-            claimed.bytes += i64::from(candidate.size);
             claimed.messages.push((
                 candidate.id,
                 InFlight {
@@ -185,12 +183,11 @@ impl Worker {
         lane: LaneId,
         claimed: &Claimed,
     ) -> Option<Key> {
-        let mut bytes = self.flight.bytes() + claimed.bytes;
-        let idle = self.flight.of_queue(lane.queue) == 0;
+        let mut left = self.bytes_left(lane.queue, &claimed.messages);
+        let idle = self.flight.of_queue(lane.queue).messages == 0;
         let fits = free.iter().enumerate().take_while(|(n, candidate)| {
-            let fits = bytes + i64::from(candidate.size) <= MAX_BYTES || (idle && *n == 0);
-            bytes += i64::from(candidate.size);
-            fits
+            left -= i64::from(candidate.size);
+            left >= 0 || (idle && *n == 0)
         });
         let keep = fits.count();
         let first_left = free.get(keep).map(|candidate| Key {

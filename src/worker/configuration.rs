@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use mail_lanes::InFlight;
 use mail_relay::{Config, Limited, QueueLimit, Rate, RelayConfig, Transport};
 
 use super::{
@@ -150,9 +151,7 @@ impl Worker {
             return 0;
         }
         let total = usize::try_from(guc::MAX_IN_FLIGHT.get()).unwrap_or(1);
-        let share = (total / self.configuration.queues.len().max(1))
-            .max(total / 8)
-            .max(1);
+        let share = self.share(total).max(1);
         let mut limit = queue.concurrency.unwrap_or(share).min(total);
         if queue.hold_uncertain {
             limit = limit.min(HOLD_IN_FLIGHT);
@@ -174,12 +173,35 @@ impl Worker {
         if let Some(rate) = queue.rate {
             limit = limit.min(worth(rate));
         }
-        let mut room = limit.saturating_sub(self.flight.of_queue(queue.id));
-        if self.full || self.flight.len() >= total || self.flight.bytes() >= MAX_BYTES {
+        let own = self.flight.of_queue(queue.id);
+        let mut room = limit.saturating_sub(own.messages);
+        if self.full.contains(&queue.id)
+            || self.flight.len() >= total
+            || self.bytes_left(queue.id, &[]) <= 0
+        {
             // The pool is full: a queue that has nothing in flight still gets one message through.
-            room = room.min(usize::from(self.flight.of_queue(queue.id) == 0));
+            room = room.min(usize::from(own.messages == 0));
         }
         room
+    }
+
+    /// What one queue may have of something that all share: none can take it all from the others.
+    fn share(&self, total: usize) -> usize {
+        (total / self.configuration.queues.len().max(1)).max(total / 8)
+    }
+
+    /// How many more bytes of a queue's messages may be in flight, beside those that were just claimed.
+    pub(super) fn bytes_left(&self, queue: i32, claimed: &[(i64, InFlight)]) -> i64 {
+        let bytes = |message: &InFlight| i64::from(message.size);
+        let all: i64 = claimed.iter().map(|(_, message)| bytes(message)).sum();
+        let of_queue = claimed.iter().filter(|(_, m)| m.lane.queue == queue);
+        let own: i64 = of_queue.map(|(_, message)| bytes(message)).sum();
+        let left = |most: usize, used: i64| i64::try_from(most).unwrap_or(i64::MAX) - used;
+        left(
+            self.share(MAX_BYTES),
+            self.flight.of_queue(queue).bytes + own,
+        )
+        .min(left(MAX_BYTES, self.flight.bytes() + all))
     }
 
     /// Until when a relay is suspended, or a limit used up.

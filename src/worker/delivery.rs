@@ -18,7 +18,7 @@ use super::{configuration::Configuration, store};
 use crate::pg::{self, Failure, SlotHandle, Status, doorbell::Doorbell};
 
 /// What all bodies in flight together may take up.
-pub(super) const MAX_BYTES: i64 = 16 << 20;
+pub(super) const MAX_BYTES: usize = 16 << 20;
 /// What is in flight when the worker is stopped gets this long to end.
 const GRACE: Duration = Duration::from_secs(1);
 /// The longest that stopping takes, whatever it waits for.
@@ -62,8 +62,8 @@ pub(super) struct Worker {
     pub(super) probing: HashSet<i32>,
     /// Relays that have said nothing for long.
     pub(super) silent: HashSet<i32>,
-    /// The next message does not fit beside those in flight: an outcome has to come first.
-    pub(super) full: bool,
+    /// Queues whose next message does not fit beside those in flight: an outcome has to come first.
+    pub(super) full: HashSet<i32>,
     pub(super) next_sweep: i64,
     /// When a sweep began whose claim is yet to come.
     pub(super) sweeping: Option<Instant>,
@@ -174,7 +174,7 @@ impl Worker {
             exhausted: HashMap::new(),
             probing: HashSet::new(),
             silent: HashSet::new(),
-            full: false,
+            full: HashSet::new(),
             next_sweep: 0,
             sweeping: None,
             next_reap: 0,
@@ -269,7 +269,11 @@ impl Worker {
         let now = pg::now();
         for report in self.inbox.take() {
             match report {
-                Report::Finished(finished) => self.outcomes.push(finished),
+                // What is known first of a message is written first.
+                Report::Finished(end) if self.stuck.iter().any(|s| s.id == end.id) => {
+                    self.stuck.push(end);
+                }
+                Report::Finished(end) => self.outcomes.push(end),
                 Report::RelayDown { relay, pause, .. } => {
                     if !self.probing.contains(&relay) {
                         pgrx::log!(
@@ -384,7 +388,11 @@ impl Worker {
         self.pool.stop(GRACE);
         let deadline = pg::now() + i64::try_from(GRACE.as_micros()).unwrap_or(0) + SECOND / 2;
         self.receive();
-        while self.outcomes.len() + self.stuck.len() < self.flight.len() && pg::now() < deadline {
+        let ended = |worker: &Self| {
+            let ends = worker.outcomes.iter().chain(&worker.stuck);
+            ends.filter(|end| !end.more).count()
+        };
+        while ended(&self) < self.flight.len() && pg::now() < deadline {
             self.doorbell.wait(50);
             self.receive();
         }

@@ -46,6 +46,11 @@ pub fn write(
         let Some(message) = flight.get(end.id) else {
             continue;
         };
+        if end.more {
+            let results = Value::Array(part_results(end, &words));
+            store::part(end.id, message.attempts + 1, &results.to_string())?;
+            continue;
+        }
         if accepted_by_all(end, message) {
             sent_ids.push(end.id);
             add_sent(&mut sent, end, message, &words);
@@ -54,7 +59,9 @@ pub fn write(
         }
         match &end.result {
             JobResult::Captured(mime) => store::capture(end.id, &end.to, mime)?,
-            JobResult::PutOff { wait, .. } => {
+            JobResult::PutOff {
+                wait, told: false, ..
+            } => {
                 put_off.0.push(end.id);
                 put_off.1.push(wait.as_secs_f64());
             }
@@ -70,7 +77,8 @@ pub fn write(
     if !put_off.0.is_empty() {
         store::put_off(put_off.0, put_off.1)?;
     }
-    let ids: Vec<i64> = finished.iter().map(|end| end.id).collect();
+    let landed = finished.iter().filter(|end| !end.more);
+    let ids: Vec<i64> = landed.map(|end| end.id).collect();
     let emptied = flight.emptied_by(&ids);
     if !emptied.is_empty() {
         store::drop_leases(&emptied)?;
@@ -154,17 +162,12 @@ fn write_other(end: &Finished, message: &InFlight, words: &Words<'_>) -> Result<
         JobResult::Smtp(Outcome::NotTried(fault)) => {
             let text = words.texts.clean(&fault.to_string());
             let relay = words.relay(end);
-            return store::released(
-                end.id,
-                message.lane.queue,
-                message.attempts,
-                relay,
-                &text,
-                None,
-            );
+            return store::released(end.id, message.lane.queue, message.attempts, relay, &text);
         }
         JobResult::PutOff {
-            why, told: true, ..
+            wait,
+            why,
+            told: true,
         } => {
             let text = words.texts.clean(why);
             let rule = end
@@ -173,14 +176,7 @@ fn write_other(end: &Finished, message: &InFlight, words: &Words<'_>) -> Result<
                 .flatten()
                 .next()
                 .map(|d| d.rule.as_str());
-            return store::released(
-                end.id,
-                message.lane.queue,
-                message.attempts,
-                words.relay(end),
-                &text,
-                rule,
-            );
+            return store::step_back(end.id, wait.as_secs_f64(), words.relay(end), &text, rule);
         }
         JobResult::Returned(_) | JobResult::PutOff { .. } => return Ok(()),
         _ => {}

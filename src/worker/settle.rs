@@ -81,6 +81,9 @@ impl Worker {
 
     /// A message is no longer in flight. If it still waits, it is to be found again, and so is the next of its ordering key.
     pub(super) fn landed(&mut self, end: &Finished) {
+        if end.more {
+            return;
+        }
         let Some(message) = self.flight.remove(end.id) else {
             return;
         };
@@ -143,7 +146,9 @@ impl Worker {
                 store::hurry()?;
                 self.write_outcomes(std::slice::from_ref(&end), texts)
             };
-            if failures < MOST_FAILURES && self.transaction(write).is_ok() {
+            // What is known first of a message is written first.
+            let waits = self.stuck.iter().any(|earlier| earlier.id == end.id);
+            if !waits && failures < MOST_FAILURES && self.transaction(write).is_ok() {
                 self.landed(&end);
             } else {
                 failures += 1;

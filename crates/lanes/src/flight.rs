@@ -29,14 +29,25 @@ pub struct Flight {
     messages: HashMap<i64, InFlight>,
     /// Unsettled messages of each lease.
     leases: HashMap<i64, usize>,
-    per_queue: HashMap<i32, usize>,
+    per_queue: HashMap<i32, Share>,
     bytes: i64,
+}
+
+/// What is in flight of one queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Messages.
+    pub messages: usize,
+    /// What their contents sum up to.
+    pub bytes: i64,
 }
 
 impl Flight {
     /// A message was claimed.
     pub fn insert(&mut self, id: i64, message: InFlight) {
-        *self.per_queue.entry(message.lane.queue).or_default() += 1;
+        let share = self.per_queue.entry(message.lane.queue).or_default();
+        share.messages += 1;
+        share.bytes += i64::from(message.size);
         self.bytes += i64::from(message.size);
         *self.leases.entry(message.token).or_default() += 1;
         self.messages.insert(id, message);
@@ -65,8 +76,9 @@ impl Flight {
     /// Takes a settled message out.
     pub fn remove(&mut self, id: i64) -> Option<InFlight> {
         let message = self.messages.remove(&id)?;
-        if let Some(count) = self.per_queue.get_mut(&message.lane.queue) {
-            *count = count.saturating_sub(1);
+        if let Some(share) = self.per_queue.get_mut(&message.lane.queue) {
+            share.messages -= 1;
+            share.bytes -= i64::from(message.size);
         }
         self.bytes -= i64::from(message.size);
         if let Some(count) = self.leases.get_mut(&message.token) {
@@ -96,9 +108,9 @@ impl Flight {
             .collect()
     }
 
-    /// How many of a queue.
-    pub fn of_queue(&self, queue: i32) -> usize {
-        self.per_queue.get(&queue).copied().unwrap_or(0)
+    /// What is in flight of a queue.
+    pub fn of_queue(&self, queue: i32) -> Share {
+        self.per_queue.get(&queue).copied().unwrap_or_default()
     }
 
     /// What their contents sum up to.

@@ -4,5 +4,5 @@
 mod flight;
 mod lanes;
 
-pub use flight::{Flight, InFlight};
+pub use flight::{Flight, InFlight, Share};
 pub use lanes::{Key, Lane, LaneId, Lanes, START};

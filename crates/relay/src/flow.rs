@@ -196,7 +196,7 @@ impl Hub {
                 self.report(Report::Exhausted { limit, wait });
             }
             // Were it the next to try its relay with, it would be refused again, and nobody else have a turn.
-            Route::Later(..) | Route::Nowhere(_) if ticket.refused.is_some() => {
+            Route::Later(..) | Route::Nowhere(_) if ticket.steps_back.is_some() => {
                 self.step_back(ticket);
             }
             Route::Later(_, why) if ticket.fault.is_some() => give_up(ticket, why),
@@ -301,18 +301,14 @@ impl Hub {
         self.pump_all(&touched);
     }
 
-    /// Ends a job for which its relay was suspended by a rule: a while after that ends.
+    /// Ends a job for which its relay was suspended: a while after that ends.
     fn step_back(&self, mut ticket: Ticket) {
-        let refused = ticket.refused.take();
-        let pause = refused
-            .as_ref()
-            .and_then(|rule| rule.duration)
-            .unwrap_or_default();
+        let (pause, rule) = ticket.steps_back.take().unwrap_or_default();
         let why = ticket
             .fault
             .as_ref()
             .map_or_else(String::new, ToString::to_string);
-        ticket.decisions = vec![refused];
+        ticket.decisions = vec![rule];
         let more = pause.clamp(Duration::from_secs(2), PATIENCE);
         ticket.put_off(pause + more + spread(more, self.draw()), why, true);
     }

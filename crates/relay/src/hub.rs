@@ -176,6 +176,7 @@ impl Hub {
 
     /// Suspends a relay after trouble: for as long as a rule says that its reply asks for, else for a growing time.
     fn suspend(self: &Rc<Self>, relay: &Rc<Relay>, fault: RelayFault, victim: Victim) {
+        let in_hand = matches!(victim, Victim::This(_));
         let tried = match victim {
             Victim::This(ticket) => Some(*ticket),
             Victim::First(since) => relay.queue.borrow_mut().pop_any().map(|mut ticket| {
@@ -202,7 +203,11 @@ impl Hub {
             fault,
         });
         let tried = tried.map(|mut ticket| {
-            ticket.refused = asked;
+            // Perhaps it is the message that the relay cannot stand: then another one has to show that.
+            let again = in_hand && relay.victim.replace(Some(ticket.id())) == Some(ticket.id());
+            if asked.is_some() || again {
+                ticket.steps_back = Some((pause, asked));
+            }
             ticket
         });
         let waiting = relay.drain();

@@ -8,7 +8,7 @@
 //! [`Pool`] is the handle that other threads hold.
 //!
 //! Invariants:
-//! - Every submitted job ends in exactly one [`Report::Finished`], whatever panics or hangs.
+//! - Every submitted job ends in exactly one [`Report::Finished`] without `more`, whatever panics or hangs.
 //! - Trouble that is the relay's burns no job's attempt: it comes back as `NotTried` or `Returned`.
 //! - All state lives on the one thread, in `Rc` and `Cell`; a job costs no task and no lock.
 

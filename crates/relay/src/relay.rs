@@ -31,6 +31,8 @@ pub(crate) struct Relay {
     limiter: RefCell<Option<Limiter>>,
     /// The time that was given to the last job that was put off.
     put_off: Cell<Option<Instant>>,
+    /// The message that it was last suspended with in hand.
+    pub victim: Cell<Option<i64>>,
     /// What it has coming to it within its tier, see [`crate::routes`].
     pub credit: Cell<i64>,
     /// When it last said anything, or a job last left the queue, or came into an empty one.
@@ -60,6 +62,7 @@ impl Relay {
             queue: RefCell::default(),
             limiter: RefCell::new(limiter),
             put_off: Cell::new(None),
+            victim: Cell::new(None),
             credit: Cell::new(0),
             heard: Cell::new(Instant::now()),
             wake: Notify::new(),

@@ -4,6 +4,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use mail_smtp::{Message, Outcome, Phase, RecipientResult, RelayFault, TlsInfo, Verdict};
@@ -45,8 +46,8 @@ pub(crate) struct Ticket {
     pub in_flight: Option<InFlight>,
     /// What rules decided for its recipients; empty: nothing.
     pub decisions: Vec<Option<Decision>>,
-    /// The rule that suspended a relay for what it said about this message, and for how long.
-    pub refused: Option<Decision>,
+    /// Its relay was suspended for what it made of this message: for how long, and by which rule.
+    pub steps_back: Option<(Duration, Option<Decision>)>,
     /// A session has it now: the relay may accept it at any time.
     pub sending: bool,
     done: bool,
@@ -76,7 +77,7 @@ impl Ticket {
             domain,
             in_flight: None,
             decisions: Vec::new(),
-            refused: None,
+            steps_back: None,
             reporter,
             queued: now,
             started: None,
@@ -94,6 +95,11 @@ impl Ticket {
             Transport::Smtp(relays) => Some(Arc::clone(relays)),
             Transport::Capture => None,
         }
+    }
+
+    /// The message.
+    pub fn id(&self) -> i64 {
+        self.id
     }
 
     /// Who it is from and for.
@@ -147,7 +153,7 @@ impl Ticket {
     }
 
     /// Ends it without having been started: it is to be claimed again after `wait`.
-    pub fn put_off(self, wait: std::time::Duration, why: String, told: bool) {
+    pub fn put_off(self, wait: Duration, why: String, told: bool) {
         self.finish(JobResult::PutOff { wait, why, told }, None);
     }
 
@@ -208,7 +214,8 @@ impl Ticket {
                 .unwrap_or_default(),
             decisions: std::mem::take(&mut self.decisions),
             others: Vec::new(),
-            untried: untried.then_some(std::time::Duration::ZERO),
+            untried: untried.then_some(Duration::ZERO),
+            more: false,
         }));
     }
 }

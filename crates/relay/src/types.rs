@@ -182,7 +182,7 @@ pub enum Limited {
     Queue(i32),
 }
 
-/// The end of one job.
+/// The end of one job, or of some of its recipients.
 #[derive(Debug)]
 pub struct Finished {
     /// [`Job::id`].
@@ -205,6 +205,9 @@ pub struct Finished {
     pub others: Vec<Finished>,
     /// Some recipients were not tried: when to do it.
     pub untried: Option<Duration>,
+    /// This is not the end of the job: others of its recipients, who go another way, are still being tried. Those here
+    /// are delivered to, or failed for good.
+    pub more: bool,
 }
 
 /// What became of one job.

@@ -87,6 +87,18 @@ pub fn settle(id: i64, results: &str, ending: &Ending) -> Result<()> {
     )
 }
 
+/// Records recipients that nothing more is to be done about, of a message that goes on for others; `results` as
+/// `mail._settle` has them.
+pub fn part(id: i64, attempt: i32, results: &str) -> Result<()> {
+    use BuiltinOid::{INT4OID, INT8OID, TEXTOID};
+    let statement = Statement {
+        sql: "SELECT mail._log_results(p.id, p.queue_id, $2, $3::jsonb, clock_timestamp(), true)
+              FROM mail.pending p WHERE p.id = $1",
+        types: &[INT8OID, INT4OID, TEXTOID],
+    };
+    run(&statement, &[id.into(), attempt.into(), results.into()])
+}
+
 /// Gives messages, none of which was tried, their next time: in so many seconds.
 pub fn put_off(ids: Vec<i64>, seconds: Vec<f64>) -> Result<()> {
     use BuiltinOid::{FLOAT8ARRAYOID, INT8ARRAYOID};
@@ -99,20 +111,13 @@ pub fn put_off(ids: Vec<i64>, seconds: Vec<f64>) -> Result<()> {
     run(&statement, &[ids.into(), seconds.into()])
 }
 
-/// Notes that a message was given back without an attempt, perhaps by a rule.
-pub fn released(
-    id: i64,
-    queue: i32,
-    attempt: i32,
-    relay: Option<&str>,
-    text: &str,
-    rule: Option<&str>,
-) -> Result<()> {
+/// Notes that a message was given back without an attempt.
+pub fn released(id: i64, queue: i32, attempt: i32, relay: Option<&str>, text: &str) -> Result<()> {
     use BuiltinOid::{INT4OID, INT8OID, TEXTOID};
     let statement = Statement {
-        sql: "INSERT INTO mail.event (message_id, queue_id, attempt, kind, relay, text, detail)
-              VALUES ($1, $2, $3, 'released', $4, $5, CASE WHEN $6 IS NOT NULL THEN jsonb_build_object('rule', $6) END)",
-        types: &[INT8OID, INT4OID, INT4OID, TEXTOID, TEXTOID, TEXTOID],
+        sql: "INSERT INTO mail.event (message_id, queue_id, attempt, kind, relay, text)
+              VALUES ($1, $2, $3, 'released', $4, $5)",
+        types: &[INT8OID, INT4OID, INT4OID, TEXTOID, TEXTOID],
     };
     run(
         &statement,
@@ -120,6 +125,30 @@ pub fn released(
             id.into(),
             queue.into(),
             attempt.into(),
+            relay.into(),
+            text.into(),
+        ],
+    )
+}
+
+/// Gives a message that was not judged a time behind others, perhaps by a rule, unless it has waited for too long.
+pub fn step_back(
+    id: i64,
+    seconds: f64,
+    relay: Option<&str>,
+    text: &str,
+    rule: Option<&str>,
+) -> Result<()> {
+    use BuiltinOid::{FLOAT8OID, INT8OID, TEXTOID};
+    let statement = Statement {
+        sql: "SELECT mail._step_back($1, make_interval(secs => $2), $3, $4, $5)",
+        types: &[INT8OID, FLOAT8OID, TEXTOID, TEXTOID, TEXTOID],
+    };
+    run(
+        &statement,
+        &[
+            id.into(),
+            seconds.into(),
             relay.into(),
             text.into(),
             rule.into(),

@@ -20,7 +20,8 @@ pub use claims::{
     Body, Candidate, bodies, claimable, expire, foreign, heads, lanes, lease, lock_due, next_due,
 };
 pub use ends::{
-    Ending, Sent, capture, drop_leases, put_off, released, sent, settle, shrink_leases,
+    Ending, Sent, capture, drop_leases, part, put_off, released, sent, settle, shrink_leases,
+    step_back,
 };
 pub use session::{
     end_expired, extension, hurry, prepare_session, reap, recover, retain, wanted_by_another,

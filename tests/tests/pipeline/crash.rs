@@ -212,3 +212,65 @@ fn a_fast_stop_of_the_server_loses_and_repeats_nothing() {
         .get(0);
     assert_eq!(odd, 0);
 }
+
+#[test]
+fn recipients_who_have_the_mail_do_not_get_it_again_when_the_server_dies_while_others_wait() {
+    let gated = Gated::start();
+    let quick = Sink::start();
+    let (mut cluster, mut client) = cluster(&options().fsync(true), &quick);
+    client
+        .execute(
+            &format!(
+                "INSERT INTO mail.relay (name, url, recipient_domains) VALUES ('slow', '{}', '{{slow.test}}')",
+                gated.sink.url()
+            ),
+            &[],
+        )
+        .expect("a second relay");
+    client
+        .execute(
+            "SELECT mail.enqueue('a@example.test, b@slow.test, c@example.test', 'both', 'x')",
+            &[],
+        )
+        .expect("it can be enqueued");
+    gated.is_busy();
+    let recorded =
+        "SELECT array_agg(recipient ORDER BY recipient) = '{a@example.test,c@example.test}'
+                    FROM mail.events WHERE kind = 'sent' AND attempt = 1";
+    pgmq_mail_tests::until("two are recorded", crate::SOON, || {
+        client
+            .query_one(recorded, &[])
+            .is_ok_and(|row| row.get::<_, Option<bool>>(0) == Some(true))
+    });
+    let state: String = client
+        .query_one("SELECT state FROM mail.messages", &[])
+        .expect("a message")
+        .get(0);
+    assert_eq!(state, "sending");
+    cluster.restart(Stop::Crash);
+    gated.open();
+    let mut client = cluster.connect("app");
+    pgmq_mail_tests::until("all have it", crate::SOON, || {
+        let row = client.query_one("SELECT state = 'sent' FROM mail.messages", &[]);
+        row.is_ok_and(|row| row.get(0))
+    });
+    let sent: Vec<String> = client
+        .query(
+            "SELECT concat_ws(' ', recipient, attempt, relay, state) FROM mail.events
+             WHERE kind = 'sent' ORDER BY recipient",
+            &[],
+        )
+        .expect("events")
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(
+        sent,
+        [
+            "a@example.test 1 main",
+            "b@slow.test 2 slow sent",
+            "c@example.test 1 main"
+        ]
+    );
+    assert_eq!((quick.count(), gated.sink.count()), (1, 2));
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pgmq_mail_tests::{Action, Phase, Sink, free_port};
+use pgmq_mail_tests::{Action, Gate, Phase, Sink, free_port};
 
 use crate::{SOON, World};
 
@@ -62,6 +62,71 @@ fn a_mail_fails_when_it_is_as_old_as_the_queue_allows() {
     assert!(age >= 1.0, "{age} s: {}", world.story(id));
     assert!(world.attempts(id) >= 3, "{}", world.story(id));
     assert_eq!(world.kinds(id).last().map(String::as_str), Some("failed"));
+}
+
+#[test]
+fn a_mail_that_its_relay_cannot_stand_does_not_stop_others_and_fails_when_it_is_too_old() {
+    let sink = Sink::scripted(|event| match event.phase {
+        Phase::Mail if event.address().starts_with("bad") => {
+            Action::ReplyAndDrop("421 4.3.2 Not you\r\n".to_owned())
+        }
+        _ => Action::Accept,
+    });
+    let mut world = World::with(&sink);
+    world.queue("default", &[("give_up_after", "5 seconds")]);
+    let bad = world.put(
+        "alice@example.test",
+        "bad",
+        ", sender => 'bad@example.test'",
+    );
+    world.until(&format!(
+        "SELECT EXISTS (SELECT FROM mail.events WHERE message_id = {bad} AND kind = 'released')"
+    ));
+    for id in world.put_many(20, "") {
+        world.reaches(id, "sent");
+        assert_eq!(world.attempts(id), 1, "{}", world.story(id));
+    }
+    world.reaches(bad, "failed");
+    let letter: bool = world.one(
+        "SELECT last_error LIKE '%Not you%' FROM mail.dead_letters WHERE id = $1",
+        &[&bad],
+    );
+    assert!(letter, "{}", world.story(bad));
+    assert_eq!(sink.count(), 20);
+}
+
+#[test]
+fn large_mails_of_one_queue_leave_room_for_those_of_another() {
+    let gate = Gate::new();
+    let closed = gate.clone();
+    let stuck = Sink::scripted(|event| match event.phase {
+        Phase::Mail => Action::Silence,
+        _ => Action::Accept,
+    });
+    let sink = Sink::scripted(move |event| {
+        if event.phase == Phase::Dot {
+            closed.pass();
+        }
+        Action::Accept
+    });
+    let mut world = World::new();
+    world.relay("stuck", &stuck.url(), &[]);
+    world.relay("main", &sink.url(), &[]);
+    for (queue, relay) in [("large", "{stuck}"), ("small", "{main}")] {
+        world.queue(queue, &[("transport", "smtp"), ("relays", relay)]);
+    }
+    world.run(
+        "SELECT mail.enqueue('a@example.test', 'large', repeat('x', 1000000), queue => 'large')
+         FROM generate_series(1, 30)",
+    );
+    world.until("SELECT in_flight > 0 FROM mail.workers");
+    let ids = world.put_many(10, ", queue => 'small'");
+    // Not one after the other.
+    pgmq_mail_tests::until("some are sent at once", SOON, || gate.waiting() > 2);
+    gate.open();
+    for id in ids {
+        world.reaches(id, "sent");
+    }
 }
 
 #[test]

@@ -98,6 +98,8 @@ pub struct Harness {
     pub pool: Pool,
     reports: mpsc::Receiver<Report>,
     pub finished: HashMap<i64, Finished>,
+    /// What was told of recipients of jobs that were not over.
+    pub before: Vec<Finished>,
     pub downs: Vec<(i32, Duration)>,
     pub ups: Vec<i32>,
     pub silent: Vec<i32>,
@@ -117,6 +119,7 @@ impl Harness {
             pool,
             reports,
             finished: HashMap::new(),
+            before: Vec::new(),
             downs: Vec::new(),
             ups: Vec::new(),
             silent: Vec::new(),
@@ -130,10 +133,12 @@ impl Harness {
                 assert_eq!(finished.token, finished.id + 1_000_000);
                 assert!(!finished.to.is_empty());
                 let id = finished.id;
-                assert!(
-                    self.finished.insert(id, finished).is_none(),
-                    "job {id} was reported twice"
-                );
+                assert!(!self.finished.contains_key(&id), "job {id} was over");
+                if finished.more {
+                    self.before.push(finished);
+                } else {
+                    self.finished.insert(id, finished);
+                }
             }
             Report::RelayDown { relay, pause, .. } => self.downs.push((relay, pause)),
             Report::RelayUp { relay } => self.ups.push(relay),
