@@ -39,6 +39,7 @@ pub fn reply(data: &[u8]) {
         assert!((200..600).contains(&reply.code));
         // An octet that is not UTF-8 becomes three.
         assert!(reply.text.len() <= 3 * MAX_REPLY);
+        assert!(!reply.text.split('\n').any(|line| line.ends_with('\r')));
         if let Some(enhanced) = reply.enhanced {
             assert!(matches!(enhanced.class, 2 | 4 | 5));
             assert!(enhanced.subject < 1000 && enhanced.detail < 1000);

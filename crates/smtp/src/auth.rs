@@ -8,7 +8,7 @@ use base64::{
 
 use crate::{
     AuthMechanism, Credentials, Endpoint, Extensions, Phase, RelayFault, Reply,
-    connect::{exchange, fault},
+    connect::{Answer, exchange, fault},
     mask::Mask,
     turn::quote,
     wire::Wire,
@@ -23,6 +23,17 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// What must not be told of an endpoint's credentials.
+pub(crate) fn mask(endpoint: &Endpoint) -> Mask {
+    let Some(credentials) = &endpoint.credentials else {
+        return Mask::default();
+    };
+    let user = STANDARD.encode(&credentials.username);
+    let messages = responses(credentials.mechanism, endpoint, credentials);
+    let telling = messages.iter().filter(|message| **message != user);
+    Mask::new(&credentials.secret, telling.map(String::as_str))
+}
+
 /// Logs in.
 pub(crate) async fn authenticate(
     wire: &mut Wire,
@@ -36,80 +47,114 @@ pub(crate) async fn authenticate(
         AuthMechanism::XOAuth2 | AuthMechanism::OAuthBearer
     );
     check(credentials, token)?;
-    let responses = responses(mechanism, endpoint, credentials);
-    wire.set_mask(Mask::new(credentials, &responses));
-    let mut dialogue = Dialogue { wire, endpoint };
-    let (mut reply, rest) = dialogue.begin(name(mechanism), responses).await?;
-    if token && reply.code == 334 && rest.is_empty() {
-        return Err(dialogue.token_refused(mechanism, &reply).await);
+    let mut dialogue = Dialogue {
+        wire,
+        endpoint,
+        mechanism,
+    };
+    let answer = dialogue
+        .talk(responses(mechanism, endpoint, credentials))
+        .await?;
+    match answer.reply.code {
+        200..=299 => Ok(()),
+        334 if token => dialogue.token_refused(&answer.plain).await,
+        334 => Err(dialogue.cancel(answer.reply, "").await),
+        _ => Err(refused(answer.reply, "")),
     }
-    for response in rest {
-        if reply.code != 334 {
-            break;
-        }
-        reply = dialogue.respond(&response).await?;
-        if token && reply.code == 334 {
-            return Err(dialogue.token_refused(mechanism, &reply).await);
-        }
-    }
-    if reply.code / 100 == 2 {
-        return Ok(());
-    }
-    Err(refused(reply, ""))
 }
 
 /// One exchange of challenges and responses.
 struct Dialogue<'a> {
     wire: &'a mut Wire,
     endpoint: &'a Endpoint,
+    mechanism: AuthMechanism,
 }
 
 impl Dialogue<'_> {
-    /// Names the mechanism, with the first response where it has its place there and fits the line. Gives
-    /// the reply, and the responses that are left.
-    async fn begin(
-        &mut self,
-        name: &str,
-        mut responses: Vec<String>,
-    ) -> Result<(Reply, Vec<String>), RelayFault> {
-        let alone = format!("AUTH {name}");
-        let fits = |first: &String| name != "LOGIN" && alone.len() + 1 + first.len() <= MAX_LINE;
-        if responses.first().is_some_and(fits) {
-            let first = responses.remove(0);
+    /// Names the mechanism, with the first response where it has its place there and fits the line, and
+    /// gives the others as they are asked for. Gives the answer to the last.
+    async fn talk(&mut self, responses: Vec<String>) -> Result<Answer, RelayFault> {
+        let alone = format!("AUTH {}", name(self.mechanism));
+        let fits = |first: &&String| alone.len() + 1 + first.len() <= MAX_LINE;
+        let initial = match self.mechanism {
+            AuthMechanism::Login => None,
+            _ => responses.first().filter(fits),
+        };
+        if let Some(first) = initial {
             self.wire
                 .set_secret(&format!("{alone} {first}"), &format!("{alone} ***"));
         } else {
             self.wire.set_line(&alone);
         }
-        Ok((self.exchange().await?, responses))
+        let mut answer = self.exchange().await?;
+        // With nothing to say, a relay asks for what has been said already: it does not know initial
+        // responses. Those that speak XOAUTH2 mean a refusal by it.
+        let unheard = answer.plain.trim().is_empty() && self.mechanism != AuthMechanism::XOAuth2;
+        let told = usize::from(initial.is_some() && !unheard);
+        for response in &responses[told.min(responses.len())..] {
+            if answer.reply.code != 334 {
+                break;
+            }
+            answer = self.respond(response).await?;
+        }
+        Ok(answer)
     }
 
-    async fn respond(&mut self, response: &str) -> Result<Reply, RelayFault> {
+    async fn respond(&mut self, response: &str) -> Result<Answer, RelayFault> {
         self.wire.set_secret(response, "***");
         self.exchange().await
     }
 
-    async fn exchange(&mut self) -> Result<Reply, RelayFault> {
+    async fn exchange(&mut self) -> Result<Answer, RelayFault> {
         let patience = self.endpoint.timeouts.command;
         exchange(self.wire, Phase::Auth, patience, "AUTH").await
     }
 
     /// The relay does not take the token and says why in a challenge; its final reply comes only after an
-    /// answer to that (RFC 7628 §3.2.3).
-    async fn token_refused(&mut self, mechanism: AuthMechanism, challenge: &Reply) -> RelayFault {
-        let reason = self.wire.mask().text(&reason(&challenge.text));
-        self.wire.note(|| format!("the challenge says: {reason}"));
-        let acknowledgement = match mechanism {
+    /// answer to that (RFC 7628 §3.2.3). If it is content with that answer, so are we.
+    async fn token_refused(&mut self, challenge: &str) -> Result<(), RelayFault> {
+        let reason = reason(challenge, |text| self.wire.mask().text(text).into_owned());
+        if !reason.is_empty() {
+            self.wire.note(|| format!("the challenge says: {reason}"));
+        }
+        let acknowledgement = match self.mechanism {
             AuthMechanism::OAuthBearer => "AQ==",
             _ => "",
         };
         match self.respond(acknowledgement).await {
-            Ok(reply) => refused(reply, &reason),
+            Ok(Answer { reply, .. }) => match reply.code {
+                200..=299 => Ok(()),
+                334 => Err(self.cancel(reply, &reason).await),
+                _ => Err(refused(reply, &reason)),
+            },
             Err(mut fault) => {
-                fault.detail = format!("{}; before, the challenge said: {reason}", fault.detail);
-                fault
+                if !reason.is_empty() {
+                    fault.detail =
+                        format!("{}; before, the challenge said: {reason}", fault.detail);
+                }
+                Err(fault)
             }
         }
+    }
+
+    /// The relay asks for more than there is to say: the exchange is cancelled (RFC 4954 §4), since within
+    /// it not even QUIT would be taken for a command.
+    async fn cancel(&mut self, challenge: Reply, reason: &str) -> RelayFault {
+        self.wire.set_line("*");
+        match self.exchange().await {
+            // What it says to that changes nothing.
+            Ok(Answer { reply, .. }) if reply.code != 334 => {}
+            _ => self.wire.give_up(),
+        }
+        let name = name(self.mechanism);
+        let mut detail = format!(
+            "the relay did not authenticate us: it goes on asking where {name} ends: {}",
+            quote(&challenge)
+        );
+        if !reason.is_empty() {
+            detail = format!("{detail} ({reason})");
+        }
+        fault(Phase::Auth, Some(challenge), detail)
     }
 }
 
@@ -162,9 +207,14 @@ fn responses(
 }
 
 /// Why a token was refused, from a challenge: its JSON's `status` and `scope` (RFC 7628 §3.2.2), or what
-/// else it holds. Of one line, and not masked.
-fn reason(challenge: &str) -> String {
-    let Ok(decoded) = LENIENT.decode(challenge.trim()) else {
+/// else it holds; empty if it holds nothing. Of one line, and masked by `mask`.
+fn reason(challenge: &str, mask: impl Fn(&str) -> String) -> String {
+    let short = |text: &str| short(&mask(text));
+    let challenge = challenge.trim();
+    if challenge.is_empty() {
+        return String::new();
+    }
+    let Ok(decoded) = LENIENT.decode(challenge) else {
         return short(challenge);
     };
     let text = String::from_utf8_lossy(&decoded);
@@ -240,9 +290,9 @@ mod tests {
             (STANDARD.encode("no\r\njson"), "\"no  json\""),
             (STANDARD.encode("[1]"), "\"[1]\""),
             ("*not base64*".to_owned(), "\"*not base64*\""),
-            (String::new(), "\"\""),
+            (String::new(), ""),
         ] {
-            assert_eq!(reason(&challenge), says);
+            assert_eq!(reason(&challenge, str::to_owned), says);
         }
     }
 

@@ -5,12 +5,12 @@
 //! had said more than it was asked is not trusted at all; credentials go out inside TLS only, unless the
 //! endpoint says `starttls=never`.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use crate::{
     Endpoint, Extensions, Phase, Protocol, RelayFault, Reply, TlsInfo, TlsMode, Transcript, auth,
-    dial,
-    stream::{Socket, Stream},
+    dial, hello,
+    stream::Stream,
     tls,
     turn::quote,
     wire::{Broken, Wire},
@@ -96,8 +96,9 @@ async fn attempt(
                 transcript.note(&fault.detail);
             }
         })?;
-    let hello = hello_name(endpoint, &socket)?;
+    let hello = hello::name(endpoint, &socket)?;
     let mut wire = Wire::new(Stream::Plain(socket), transcript.cloned());
+    wire.set_mask(auth::mask(endpoint));
     match negotiate(&mut wire, endpoint, mode, &hello).await {
         Ok((extensions, tls)) => Ok(Opened {
             wire,
@@ -173,7 +174,14 @@ pub(crate) async fn ask(
     name: &str,
 ) -> Result<Reply, RelayFault> {
     wire.set_line(line);
-    exchange(wire, phase, patience, name).await
+    let answer = exchange(wire, phase, patience, name).await?;
+    Ok(answer.reply)
+}
+
+/// A reply, and its text before it was masked: for what it means, and not to be told.
+pub(crate) struct Answer {
+    pub(crate) reply: Reply,
+    pub(crate) plain: String,
 }
 
 /// Sends the line that was set and reads its reply. A 421 is a fault here already.
@@ -182,44 +190,26 @@ pub(crate) async fn exchange(
     phase: Phase,
     patience: Duration,
     name: &str,
-) -> Result<Reply, RelayFault> {
+) -> Result<Answer, RelayFault> {
     let broken = |Broken { detail }| fault(phase, None, detail);
     if let Err(failure) = wire.write(patience, &format!("sending {name}")).await {
         let said = wire.farewell().await;
         return said.map_or_else(|| Err(broken(failure)), |reply| Err(closing(phase, reply)));
     }
     wire.acknowledge_at_once();
-    let reply = wire.read(patience, name).await.map_err(broken)?;
+    let reply = wire.read_plain(patience, name).await.map_err(broken)?;
+    let plain = reply.text.clone();
+    let reply = wire.heard(reply);
     if reply.code == 421 {
         Err(closing(phase, reply))
     } else {
-        Ok(reply)
+        Ok(Answer { reply, plain })
     }
 }
 
 fn closing(phase: Phase, reply: Reply) -> RelayFault {
     let detail = format!("the relay is closing the connection: {}", quote(&reply));
     fault(phase, Some(reply), detail)
-}
-
-/// The name to greet with; without one, our address (RFC 5321 §4.1.3).
-fn hello_name(endpoint: &Endpoint, socket: &Socket) -> Result<String, RelayFault> {
-    let name = &endpoint.helo_name;
-    if name.contains(|c: char| c.is_control() || c.is_whitespace() || !c.is_ascii()) {
-        let detail = "the name given in EHLO holds a space, a control character or non-ASCII";
-        return Err(fault(Phase::Ehlo, None, detail.to_owned()));
-    }
-    if !name.is_empty() {
-        return Ok(name.clone());
-    }
-    let Socket::Tcp(tcp) = socket else {
-        return Ok("localhost".to_owned());
-    };
-    Ok(match tcp.local_addr().map(|address| address.ip()) {
-        Ok(IpAddr::V4(address)) => format!("[{address}]"),
-        Ok(IpAddr::V6(address)) => format!("[IPv6:{address}]"),
-        Err(_) => "[127.0.0.1]".to_owned(),
-    })
 }
 
 async fn greeting(wire: &mut Wire, endpoint: &Endpoint) -> Result<(), RelayFault> {
@@ -250,10 +240,10 @@ async fn ehlo(wire: &mut Wire, name: &str, endpoint: &Endpoint) -> Result<Extens
         Protocol::Smtp => "EHLO",
         Protocol::Lmtp => "LHLO",
     };
-    let line = format!("{verb} {name}");
-    let reply = ask(wire, Phase::Ehlo, &line, patience, verb).await?;
+    wire.set_line(&format!("{verb} {name}"));
+    let Answer { reply, plain } = exchange(wire, Phase::Ehlo, patience, verb).await?;
     if reply.code / 100 == 2 {
-        return Ok(Extensions::parse(&reply.text));
+        return Ok(Extensions::parse(&plain));
     }
     let reply = if reply.code / 100 == 5 && endpoint.protocol == Protocol::Smtp {
         let reply = ask(wire, Phase::Ehlo, &format!("HELO {name}"), patience, "HELO").await?;

@@ -2,9 +2,10 @@
 //! It knows nothing of Postgres, of queues or of retries.
 //!
 //! Layers, each knowing only those before it: [`reply`] and [`encode`] are pure functions over bytes,
-//! `wire` reads and writes them over a `stream` with deadlines, `connect` (with `dial`, `tls`, `trust` and
-//! `auth`) opens a session, `plan` (with `path` and `dsn`) says what to ask for a message, `turn` keeps what was answered, `session`
-//! drives both. A [`Transcript`] listens where it is asked for.
+//! `wire` reads and writes them over a `stream` with deadlines, `connect` (with `dial`, `tls`, `trust`,
+//! `hello` and `auth`) opens a session, `plan` (with `path` and `dsn`) says what to ask for a message, `turn`
+//! keeps what was answered, `session` drives both. A [`Transcript`] listens where it is asked for; `mask`
+//! keeps secrets out of it and out of all else that is told.
 
 mod auth;
 mod connect;
@@ -12,6 +13,7 @@ mod dial;
 mod dsn;
 pub mod encode;
 mod extensions;
+mod hello;
 mod mask;
 mod path;
 mod plan;
@@ -27,6 +29,7 @@ mod wire;
 
 pub use dsn::{Dsn, Notify, Ret, xtext};
 pub use extensions::Extensions;
+pub use hello::qualified as qualified_name;
 pub use session::Session;
 pub use transcript::{Transcript, TranscriptLine, Who};
 pub use types::*;

@@ -3,7 +3,10 @@
 
 use std::{borrow::Cow, io::Write};
 
-use crate::{Extensions, Message, Phase, RecipientResult, Verdict, path::wire_form};
+use crate::{
+    EnhancedCode, Extensions, Message, Phase, RecipientResult, Verdict,
+    path::{Refusal, Role, wire_form},
+};
 
 /// At most this many commands in one write, so that their replies always fit the buffers between the two
 /// sides and neither waits for the other to read (RFC 2920 §3.1).
@@ -68,20 +71,20 @@ impl Plan {
             if message.from.is_empty() {
                 return None;
             }
-            match wire_form("sender", &message.from, offered) {
+            match wire_form(Role::Sender, &message.from, offered) {
                 Ok(written) => {
                     utf8 |= !written.is_ascii();
                     from = changed(written);
                     None
                 }
-                Err(detail) => Some(detail),
+                Err(refusal) => Some(refusal),
             }
         });
         let mut wanted = Vec::with_capacity(message.to.len());
         let results = message.to.iter().enumerate().map(|(i, address)| {
             let written = match &refusal {
-                Some(detail) => Err((Phase::Mail, detail.clone())),
-                None => wire_form("recipient", address, offered).map_err(|d| (Phase::Rcpt, d)),
+                Some(refusal) => Err((Phase::Mail, refusal.clone())),
+                None => wire_form(Role::Recipient, address, offered).map_err(|r| (Phase::Rcpt, r)),
             };
             match written {
                 Ok(written) => {
@@ -89,11 +92,9 @@ impl Plan {
                     wanted.push((i, changed(written)));
                     None
                 }
-                Err((phase, detail)) => Some(RecipientResult {
-                    verdict: Verdict::Permanent,
-                    phase,
-                    reply: None,
-                    detail: Some(detail),
+                Err((phase, Refusal { status, detail })) => Some(RecipientResult {
+                    status: Some(status),
+                    ..RecipientResult::unasked(Verdict::Permanent, phase, detail)
                 }),
             }
         });
@@ -212,16 +213,20 @@ fn headers(data: &[u8]) -> &[u8] {
 }
 
 /// Why no recipient of this message can be asked for.
-fn refuse_message(message: &Message, offered: &Extensions, ascii: bool) -> Option<String> {
+fn refuse_message(message: &Message, offered: &Extensions, ascii: bool) -> Option<Refusal> {
     let size = message.data.len() as u64;
     if let Some(limit) = offered.size_limit.filter(|&limit| limit < size) {
-        return Some(format!(
-            "message is {size} bytes, the relay accepts {limit}"
-        ));
+        return Some(Refusal {
+            status: EnhancedCode::permanent(3, 4), // too big for the system (RFC 3463 §3.4)
+            detail: format!("message is {size} bytes, the relay accepts {limit}"),
+        });
     }
     if !ascii && !offered.eight_bit_mime {
         let detail = "message holds bytes beyond ASCII, and the relay does not offer 8BITMIME";
-        return Some(detail.to_owned());
+        return Some(Refusal {
+            status: EnhancedCode::permanent(6, 3), // conversion required but not supported (§3.7)
+            detail: detail.to_owned(),
+        });
     }
     None
 }
@@ -324,8 +329,12 @@ mod tests {
             assert_eq!(plan.wanted, [(0, None)]);
             let result = plan.results[1].clone().unwrap();
             assert_eq!(
-                (result.verdict, result.phase),
-                (Verdict::Permanent, Phase::Rcpt)
+                (result.verdict, result.phase, result.status),
+                (
+                    Verdict::Permanent,
+                    Phase::Rcpt,
+                    Some(EnhancedCode::permanent(1, 3))
+                )
             );
             if !address.is_empty() {
                 let plan = Plan::new(&message(address, &["c@d"], "x"), &everything());
@@ -347,22 +356,28 @@ mod tests {
                 ["a@b", "c@d"],
                 "12345678901",
                 [true, true],
-                "message is 11 bytes, the relay accepts 10",
+                "5.3.4 message is 11 bytes, the relay accepts 10",
             ),
-            ("", ["a@b", "c@d"], "é", [true, true], "8BITMIME"),
+            (
+                "",
+                ["a@b", "c@d"],
+                "é",
+                [true, true],
+                "5.6.3 message holds bytes beyond ASCII",
+            ),
             (
                 "é@b",
                 ["a@b", "c@d"],
                 "x",
                 [true, true],
-                "sender address is not ASCII",
+                "5.6.7 sender address is not ASCII",
             ),
             (
                 "",
                 ["a@b", "é@d"],
                 "x",
                 [false, true],
-                "recipient address is not ASCII",
+                "5.6.7 recipient address is not ASCII",
             ),
         ] {
             let plan = Plan::new(&message(from, &to, data), &old);
@@ -370,8 +385,9 @@ mod tests {
                 plan.results.iter().map(Option::is_some).collect::<Vec<_>>(),
                 refused
             );
-            let last = plan.results[1].clone().and_then(|r| r.detail).unwrap();
-            assert!(last.contains(detail), "{last}");
+            let last = plan.results[1].clone().unwrap();
+            let last = format!("{} {}", last.status.unwrap(), last.detail.unwrap());
+            assert!(last.starts_with(detail), "{last}");
         }
     }
 }

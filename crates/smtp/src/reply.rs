@@ -1,9 +1,10 @@
 //! Replies (RFC 5321 §4.2) from a stream of bytes. Pure: it knows no sockets and no clocks.
 //!
-//! Lenient where servers differ without doubt about the meaning: code-only lines, bare LF, text in any
-//! encoding, lines longer than 512 octets, replies of any length. Strict where the meaning would be in
-//! doubt: then the stream is garbage and whoever reads it must let go of the connection. The result does
-//! not depend on how the bytes were cut into reads.
+//! Lenient where servers differ without doubt about the meaning: code-only lines, text right behind the
+//! code (`250OK`), bare LF, more than one CR before it, text in any encoding, lines longer than 512 octets,
+//! replies of any length. Strict where the meaning would be in doubt (a fourth digit, lines that contradict
+//! each other): then the stream is garbage and whoever reads it must let go of the connection. The result
+//! does not depend on how the bytes were cut into reads.
 //!
 //! Memory is bounded, patience is not: of a long reply only the beginning is kept, but it is read to its
 //! end, since it decides however long it is. Whoever reads has a deadline for the whole of it, which also
@@ -76,14 +77,19 @@ impl ReplyParser {
     /// Keeps what there is room for of a line, or of the beginning of one that is longer than that. Gives
     /// its code and whether more lines follow.
     fn take_line(&mut self, octets: &[u8]) -> Result<(u16, bool), Garbage> {
-        let line = octets.strip_suffix(b"\n").unwrap_or(octets);
-        let (code, more, text) = split(line.strip_suffix(b"\r").unwrap_or(line))?;
+        let (code, more, text) = split(octets.strip_suffix(b"\n").unwrap_or(octets))?;
         if self.first.is_some_and(|first| first / 100 != code / 100) {
             return Err(Garbage);
         }
         // A line's code and separator are four octets.
         let room = MAX_REPLY.saturating_sub(self.taken + 4);
-        let text = String::from_utf8_lossy(&text[..text.len().min(room)]);
+        let kept = &text[..text.len().min(room)];
+        // Only of what is kept, so that it does not matter how much of an over-long line has come.
+        let end = kept
+            .iter()
+            .rposition(|&b| b != b'\r')
+            .map_or(0, |at| at + 1);
+        let text = String::from_utf8_lossy(&kept[..end]);
         if self.first.is_none() {
             self.first = Some(code);
             self.enhanced = enhanced_code(&text);
@@ -95,13 +101,19 @@ impl ReplyParser {
         Ok((code, more))
     }
 
+    /// What has been taken of an unfinished reply's text.
+    pub(crate) fn unfinished(&self) -> &str {
+        &self.text
+    }
+
     /// Whether a part of a reply has been taken, but not its end.
     pub fn is_midway(&self) -> bool {
         self.first.is_some()
     }
 }
 
-/// One line's code, whether more lines follow, and its text.
+/// One line's code, whether more lines follow, and its text. What is no hyphen ends the reply, whether the
+/// text is set off from the code or not; a fourth digit leaves open what the code is.
 fn split(line: &[u8]) -> Result<(u16, bool, &[u8]), Garbage> {
     let (code, rest) = line.split_first_chunk::<3>().ok_or(Garbage)?;
     if !matches!(code[0], b'2'..=b'5') || !code.iter().all(u8::is_ascii_digit) {
@@ -109,10 +121,10 @@ fn split(line: &[u8]) -> Result<(u16, bool, &[u8]), Garbage> {
     }
     let code = code.iter().fold(0, |n, d| n * 10 + u16::from(d - b'0'));
     match rest.split_first() {
-        None => Ok((code, false, rest)),
-        Some((b' ' | b'\t', text)) => Ok((code, false, text)),
         Some((b'-', text)) => Ok((code, true, text)),
-        Some(_) => Err(Garbage),
+        Some((b' ' | b'\t', text)) => Ok((code, false, text)),
+        Some((b'0'..=b'9', _)) => Err(Garbage),
+        Some(_) | None => Ok((code, false, rest)),
     }
 }
 
@@ -177,6 +189,14 @@ mod tests {
             (b"250-\r\n250\r\n", 250, None, "\n"),
             (b"250-a\n250 b\n", 250, None, "a\nb"),
             (b"250-a\r\n251 b\r\n", 251, None, "a\nb"),
+            (b"250OK\r\n", 250, None, "OK"),
+            (b"250.\n", 250, None, "."),
+            (b"250-a\r\n250b\r\n", 250, None, "a\nb"),
+            (b"250\xe9\r\n", 250, None, "\u{fffd}"),
+            (b"250\r\r\n", 250, None, ""),
+            (b"250 \r\r\r\n", 250, None, ""),
+            (b"250-a\r\r\n250 b\rc\r\r\n", 250, None, "a\nb\rc"),
+            (b"550#5.1.1 no\r\n", 550, None, "#5.1.1 no"),
             (b"550 5.1.1 no\r\n", 550, Some((5, 1, 1)), "5.1.1 no"),
             (b"250 2.0.0\r\n", 250, Some((2, 0, 0)), "2.0.0"),
             (
@@ -214,6 +234,10 @@ mod tests {
             b"\r\n",
             b"25\r\n",
             b"2500 x\r\n",
+            b"2500\r\n",
+            b"25OK\r\n",
+            b"25\r\r\n",
+            b"250-a\r\n2500\r\n",
             b"650 x\r\n",
             b"150 x\r\n",
             b"250-a\r\n550 b\r\n",
@@ -289,7 +313,7 @@ mod tests {
             "[2-5][0-9]{2}",
             "[- ]",
             MAX_REPLY - 40..MAX_REPLY + 40,
-            "\r{0,2}",
+            "\r{0,3}",
             "\r?\n",
         );
         let line = line.prop_map(|(code, separator, length, tail, end)| {
@@ -304,7 +328,7 @@ mod tests {
             "[2-5][0-9]{2}",
             "[- ]?",
             proptest::collection::vec(any::<u8>(), 0..12),
-            "\r?\n",
+            "\r{0,3}\n",
         )
             .prop_map(|(code, sep, text, end)| {
                 [code.as_bytes(), sep.as_bytes(), &text, end.as_bytes()].concat()
@@ -337,6 +361,24 @@ mod tests {
         ) {
             let pieces: Vec<&[u8]> = bytes.chunks(piece).collect();
             prop_assert_eq!(parse(&pieces), parse(&[&bytes]));
+        }
+
+        #[test]
+        fn a_written_reply_reads_back_whatever_sets_its_last_line_off(
+            code in 200u16..600,
+            lines in proptest::collection::vec("[^\r\n]{0,40}", 1..6),
+            last in "[^-0-9 \t\r\n][^\r\n]{0,40}",
+            set_off in "[ \t]?",
+            end in "\r{0,3}\n",
+        ) {
+            let (mut written, prefix) = (String::new(), code.to_string());
+            for line in &lines {
+                written.extend([&prefix, "-", line, &end]);
+            }
+            written.extend([&*prefix, &set_off, &last, &end]);
+            let reply = one(written.as_bytes());
+            prop_assert_eq!(reply.code, code);
+            prop_assert_eq!(reply.text, format!("{}\n{last}", lines.join("\n")));
         }
 
         #[test]

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - All replies of a group are read before anything is decided (RFC 2920 §3.1).
 //! - Of a transaction in which a reply is seen to be out of place none is believed: one too many (come
-//!   before we speak next, or in reply to the RSET that a doubtful refusal is confirmed by), one that its
+//!   before we speak next, or in reply to the RSET that a doubtful refusal is confirmed by, and to QUIT
+//!   where the relay does not know RSET), one that its
 //!   command cannot have, or something that is none. Looking costs no time where mail is accepted or all
 //!   of it refused for good. What cannot be seen: a reply too many that is still on its way when the text
 //!   goes out, or when all replies are 5yz, or when the relay hangs up; one too few and then silence, as of
@@ -15,10 +16,16 @@
 
 mod body;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use crate::{
-    Endpoint, Extensions, Message, Outcome, Phase, Protocol, RelayFault, Timeouts, TlsInfo,
+    Endpoint, Extensions, Message, Outcome, Phase, Protocol, RelayFault, Reply, Timeouts, TlsInfo,
     Transcript, connect,
     plan::{Command, Plan},
     turn::{self, Data, Heard, Turn},
@@ -41,6 +48,8 @@ pub struct Session {
     tls: Option<TlsInfo>,
     /// A `send` is under way, or was dropped midway.
     busy: bool,
+    /// The `send` under way has come to the text.
+    texting: Arc<AtomicBool>,
     /// This connection has carried a message before.
     kept: bool,
     /// The last transaction was left open.
@@ -93,6 +102,7 @@ impl Session {
             protocol: endpoint.protocol,
             tls: opened.tls,
             busy: false,
+            texting: Arc::default(),
             kept: false,
             rset_due: false,
             chained: Vec::new(),
@@ -118,6 +128,7 @@ impl Session {
             return (turn::not_tried("the session is no longer usable"), None);
         }
         self.wire.clear_dot();
+        self.texting.store(false, Relaxed);
         let mut turn = Turn::new(Plan::new(message, &self.extensions));
         if turn.plan.is_empty() && self.chained.is_empty() {
             return (turn.into_outcome(), None);
@@ -128,6 +139,7 @@ impl Session {
             if self.extensions.pipelining {
                 chained = next();
             }
+            self.texting.store(true, Relaxed);
             self.body(message, chained.as_ref().map(AsRef::as_ref), &mut turn)
                 .await;
         }
@@ -145,6 +157,12 @@ impl Session {
     /// its reply was not read, so that the message may have been accepted. If not, nothing was.
     pub fn maybe_accepted(&self) -> bool {
         self.wire.dot_is_out()
+    }
+
+    /// Tells, also while a `send` goes on, whether it has come to the text of the message. Before that nothing can have
+    /// been accepted.
+    pub fn texting(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.texting)
     }
 
     /// What protects the connection, if anything does.
@@ -227,11 +245,34 @@ impl Session {
             // A relay that closes after a refusal means it, and so does one that keeps silent.
             Some(reply) if reply.code == 421 => self.wire.give_up(),
             None if !self.wire.has_spoken() => self.wire.give_up(),
+            Some(reply) if matches!(reply.code, 500 | 502) => {
+                self.confirm_by_quit(reply, last, turn).await;
+            }
             said => {
                 turn.out_of_step(last, said, "unexpected reply to RSET");
                 self.wire.give_up();
             }
         }
+    }
+
+    /// A relay that does not know RSET, or so it seems: its 500 or 502 may yet be the refusal of something
+    /// else, with the reply to RSET behind it. QUIT tells, since only to that anyone says 221. The
+    /// transaction could not be reset anyway, so that the session ends here.
+    async fn confirm_by_quit(&mut self, refusal: Reply, last: Phase, turn: &mut Turn) {
+        self.wire.set_line("QUIT");
+        let patience = self.timeouts.command.min(CONFIRMATION);
+        let said = match self.wire.write(patience, "sending QUIT").await {
+            Ok(()) => self.wire.read(patience, "QUIT").await.ok(),
+            Err(_) => self.wire.farewell().await,
+        };
+        let in_step = match &said {
+            Some(reply) => matches!(reply.code, 221 | 421),
+            None => !self.wire.has_spoken(),
+        };
+        if !in_step {
+            turn.out_of_step(last, Some(refusal), "unexpected reply to RSET");
+        }
+        self.wire.give_up();
     }
 
     /// Writes the commands from `number` on, unless the message before did, and gives the number after

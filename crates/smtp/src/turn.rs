@@ -62,11 +62,9 @@ impl Turn {
         if let Some(fault) = self.fault {
             return Outcome::NotTried(fault);
         }
-        let undecided = || RecipientResult {
-            verdict: Verdict::Transient,
-            phase: Phase::Data,
-            reply: None,
-            detail: Some("the transaction ended without a decision".to_owned()),
+        let undecided = || {
+            let detail = "the transaction ended without a decision";
+            RecipientResult::unasked(Verdict::Transient, Phase::Data, detail)
         };
         let results = self
             .results
@@ -84,6 +82,12 @@ impl Turn {
         self.answered |= command != Command::Rset;
         match command {
             Command::Rset if reply.code / 100 == 2 => Heard::Fine,
+            // There is no other way to begin anew but on a fresh connection, and nobody's fault in that.
+            Command::Rset if matches!(reply.code, 500 | 502) => {
+                let detail = format!("the relay does not know RSET: {}", quote(&reply));
+                self.not_tried(Phase::Rset, None, detail);
+                Heard::Stop
+            }
             Command::Rset => {
                 let detail = format!("RSET was refused: {}", quote(&reply));
                 self.not_tried(Phase::Rset, Some(reply), detail);
@@ -125,12 +129,7 @@ impl Turn {
             _ => Verdict::Permanent,
         };
         self.judged = true;
-        self.results[i] = Some(RecipientResult {
-            verdict,
-            phase: Phase::Rcpt,
-            reply: Some(reply),
-            detail: None,
-        });
+        self.results[i] = Some(RecipientResult::replied(verdict, Phase::Rcpt, reply));
     }
 
     fn hear_data(&mut self, reply: Reply) -> Heard {
@@ -273,10 +272,8 @@ impl Turn {
         for (result, reply) in undecided.zip(replies) {
             let (verdict, detail) = opinion(Phase::Dot, &reply);
             *result = Some(RecipientResult {
-                verdict,
-                phase: Phase::Dot,
-                reply: Some(reply),
                 detail: detail.map(str::to_owned),
+                ..RecipientResult::replied(verdict, Phase::Dot, reply)
             });
         }
         self.uncertain(detail);
@@ -304,6 +301,7 @@ impl Turn {
                 phase,
                 reply: reply.cloned(),
                 detail: detail.map(str::to_owned),
+                status: None,
             });
         }
     }

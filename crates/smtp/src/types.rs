@@ -116,7 +116,8 @@ pub struct Endpoint {
     pub ca_file: Option<PathBuf>,
     /// Credentials, if the relay wants any.
     pub credentials: Option<Credentials>,
-    /// The name given in EHLO.
+    /// The name given in EHLO; empty: our address in brackets, as the connection's own end has it (on a Unix
+    /// socket `localhost`). See [`crate::qualified_name`].
     pub helo_name: String,
     /// Patience per command.
     pub timeouts: Timeouts,
@@ -201,6 +202,29 @@ pub struct EnhancedCode {
     pub detail: u16,
 }
 
+impl EnhancedCode {
+    /// A refusal for good.
+    pub(crate) const fn permanent(subject: u16, detail: u16) -> Self {
+        Self {
+            class: 5,
+            subject,
+            detail,
+        }
+    }
+}
+
+/// `5.3.4`.
+impl std::fmt::Display for EnhancedCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            class,
+            subject,
+            detail,
+        } = self;
+        write!(f, "{class}.{subject}.{detail}")
+    }
+}
+
 /// A complete reply, RFC 5321 §4.2.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reply {
@@ -239,6 +263,32 @@ pub struct RecipientResult {
     pub reply: Option<Reply>,
     /// One line for a person, where no reply says it ("timed out after 600 s waiting for …").
     pub detail: Option<String>,
+    /// The status code of what was decided without asking the relay; a reply brings its own.
+    pub status: Option<EnhancedCode>,
+}
+
+impl RecipientResult {
+    /// What a reply decided.
+    pub fn replied(verdict: Verdict, phase: Phase, reply: Reply) -> Self {
+        Self {
+            verdict,
+            phase,
+            reply: Some(reply),
+            detail: None,
+            status: None,
+        }
+    }
+
+    /// What no reply decided, and why.
+    pub fn unasked(verdict: Verdict, phase: Phase, detail: impl Into<String>) -> Self {
+        Self {
+            verdict,
+            phase,
+            reply: None,
+            detail: Some(detail.into()),
+            status: None,
+        }
+    }
 }
 
 /// Trouble that is the relay's and not the message's: a 421, a refused connection, a failed login.

@@ -99,7 +99,7 @@ impl Wire {
         self.parser = ReplyParser::default();
     }
 
-    /// From now on these secrets are known to the relay, which may repeat them.
+    /// What the relay says is not to be told with these secrets in it.
     pub(crate) fn set_mask(&mut self, mask: Mask) {
         self.mask = mask;
     }
@@ -258,8 +258,25 @@ impl Wire {
         }
     }
 
-    /// The next reply. `to` names what it answers. After a failure the connection is closed.
+    /// The next reply, masked. `to` names what it answers. After a failure the connection is closed.
     pub(crate) async fn read(&mut self, patience: Duration, to: &str) -> Result<Reply, Broken> {
+        let reply = self.read_plain(patience, to).await?;
+        Ok(self.heard(reply))
+    }
+
+    /// A reply that was read, masked and written down.
+    pub(crate) fn heard(&self, reply: Reply) -> Reply {
+        let reply = self.mask.reply(reply);
+        self.record_reply(&reply);
+        reply
+    }
+
+    /// The next reply as it came: for what it means, and then for [`Self::heard`].
+    pub(crate) async fn read_plain(
+        &mut self,
+        patience: Duration,
+        to: &str,
+    ) -> Result<Reply, Broken> {
         let reading = async {
             loop {
                 if let Some(reply) = self
@@ -267,7 +284,7 @@ impl Wire {
                     .next(&mut self.incoming)
                     .map_err(io::Error::other)?
                 {
-                    return Ok(self.mask.reply(reply));
+                    return Ok(reply);
                 }
                 self.incoming.reserve(2048);
                 if self.stream.read_buf(&mut self.incoming).await? == 0 {
@@ -276,10 +293,7 @@ impl Wire {
             }
         };
         let failure = match timeout(patience, reading).await {
-            Ok(Ok(reply)) => {
-                self.record_reply(&reply);
-                return Ok(reply);
-            }
+            Ok(Ok(reply)) => return Ok(reply),
             Ok(Err(error)) if error.kind() == io::ErrorKind::Other => self.garbage(&error, to),
             Ok(Err(error)) => Broken::lost(&error, &format!("before its reply to {to}")),
             Err(_) => Broken::timed_out(patience, &format!("waiting for the reply to {to}")),
@@ -298,8 +312,12 @@ impl Wire {
             .chars()
             .take(200)
             .collect::<String>();
-        let masked: String = self.mask.text(&start).chars().take(60).collect();
-        let start = masked.escape_debug();
+        // The lines before it may hold the beginning of what it goes on with.
+        let lines = format!("{}\n{start}", self.parser.unfinished());
+        let masked = self.mask.text(&lines);
+        let last = masked.rsplit('\n').next().unwrap_or_default();
+        let start = last.chars().take(60).collect::<String>();
+        let start = start.escape_debug();
         Broken {
             detail: format!("the reply to {to} is {error}: \"{start}\""),
         }

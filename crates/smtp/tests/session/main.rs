@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod dialogue;
+mod echo;
 mod faults;
 mod lmtp;
 mod model;

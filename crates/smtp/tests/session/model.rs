@@ -15,6 +15,8 @@ use crate::{
 fn act(usual: &'static str) -> impl Strategy<Value = Act> {
     let odd = [
         "250",
+        "250OK",
+        "250\r",
         "251-a\r\n251 b",
         "450 4.2.0 later",
         "452 4.5.3 too many",

@@ -1,7 +1,8 @@
 //! From connecting to a session that takes mail, without TLS.
 
 use mail_smtp::{
-    AuthMechanism, Credentials, Endpoint, Extensions, Phase, RelayFault, Session, Timeouts,
+    AuthMechanism, Credentials, Endpoint, Extensions, Phase, Protocol, RelayFault, Session,
+    Timeouts,
 };
 
 use crate::{
@@ -81,6 +82,13 @@ async fn without_a_name_the_address_is_given() {
     endpoint.helo_name = String::new();
     Session::connect(&endpoint).await.unwrap();
     assert_eq!(server.first().commands[0], "EHLO [127.0.0.1]");
+    endpoint.protocol = Protocol::Lmtp;
+    Session::connect(&endpoint).await.unwrap();
+    assert_eq!(server.connections()[1].commands[0], "LHLO [127.0.0.1]");
+    endpoint.protocol = Protocol::Smtp;
+    endpoint.helo_name = "vm".to_owned(); // as it was configured
+    Session::connect(&endpoint).await.unwrap();
+    assert_eq!(server.connections()[2].commands[0], "EHLO vm");
     endpoint.helo_name = "a\r\nb".to_owned();
     assert_eq!(
         Session::connect(&endpoint).await.unwrap_err().phase,

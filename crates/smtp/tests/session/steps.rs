@@ -247,6 +247,58 @@ async fn a_relay_that_ends_after_a_doubtful_refusal_means_it() {
 }
 
 #[tokio::test]
+async fn a_relay_without_reset_is_believed_when_it_answers_quit_and_left() {
+    for pipelining in [true, false] {
+        for code in ["500", "502"] {
+            for quit in [say("221 bye"), say("421 bye"), Act::Close] {
+                let script = Script::new(pipelining)
+                    .on(Phase::Rcpt, say("550 no"))
+                    .on(Phase::Rcpt, say("450 later"))
+                    .on(Phase::Rcpt, say("250 ok"))
+                    .on(Phase::Data, say("451 later"))
+                    .on(Phase::Rset, say(&format!("{code} what")))
+                    .on(Phase::Quit, quit);
+                let (server, mut session) = session(script).await;
+                let outcome = send(&mut session, &message(3)).await;
+                let results = [
+                    "Permanent Rcpt 550",
+                    "Transient Rcpt 450",
+                    "Transient Data 451",
+                ];
+                assert_eq!(brief(&outcome), results);
+                assert!(!session.is_usable());
+                session.quit().await;
+                let heard = "MAIL RCPT RCPT RCPT DATA RSET QUIT";
+                assert_eq!(server.ended().await.verbs(), heard);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_500_or_502_that_is_not_the_answer_to_reset_betrays_itself_at_quit() {
+    // DATA's reply is late: what follows is the answer to RSET, and not to QUIT.
+    for (data, rset, quit) in [
+        ("502 no recipients", "250 reset", "221 bye"),
+        ("500 what", "500 what", "221 bye"),
+        ("502 what", "oops", "221 bye"),
+        ("502 what", "354 go", "250 ok"),
+    ] {
+        let script = Script::new(true)
+            .on(Phase::Rcpt, say("550 no\r\n550 no"))
+            .on(Phase::Rcpt, say("450 later"))
+            .on(Phase::Data, defer(data))
+            .on(Phase::Rset, say(rset))
+            .on(Phase::Quit, say(quit));
+        let (_server, mut session) = session(script).await;
+        let outcome = send(&mut session, &message(2)).await;
+        assert_eq!(brief(&outcome), ["Transient Data -"; 2], "{data} {rset}");
+        assert!(detail(&outcome).contains("unexpected reply to RSET"));
+        assert!(!session.is_usable());
+    }
+}
+
+#[tokio::test]
 async fn where_all_are_refused_for_good_nothing_is_waited_for() {
     let script = Script::new(true)
         .on(Phase::Rcpt, say("550 no"))
