@@ -8,6 +8,7 @@ use crate::{
     body::{self, Part},
     check,
     content::{Content, Text},
+    dsn::Dsn,
     error::ComposeError,
     header,
 };
@@ -15,13 +16,32 @@ use crate::{
 /// The last second of the year 9999, the largest date that the header can hold.
 const LAST_SECOND: i64 = 253_402_300_799;
 
-/// Composes the message: RFC 5322 with MIME (RFC 2045), every line ended by CRLF, no `Bcc`.
-/// `date_unix_seconds` becomes the `Date` header. The same input gives the same bytes.
+/// A message for a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Composed {
+    /// The message itself: RFC 5322 with MIME (RFC 2045), every line ended by CRLF, no `Bcc`.
+    pub data: Vec<u8>,
+    /// What is asked about its delivery, if anything.
+    pub dsn: Option<Dsn>,
+}
+
+/// Composes the message. `date_unix_seconds` becomes the `Date` header. The same input gives the same bytes.
 ///
 /// # Errors
 /// [`ComposeError`] for content that no `prepare_*` function produced.
 pub fn compose(content: &str, date_unix_seconds: i64) -> Result<Vec<u8>, ComposeError> {
+    compose_with_dsn(content, date_unix_seconds).map(|composed| composed.data)
+}
+
+/// [`compose`], with what is asked about the delivery.
+///
+/// # Errors
+/// As [`compose`].
+pub fn compose_with_dsn(content: &str, date_unix_seconds: i64) -> Result<Composed, ComposeError> {
     let message: Content<'_> = serde_json::from_str(content)?;
+    if message.dsn.as_ref().is_some_and(|dsn| !dsn.is_canonical()) {
+        return Err(ComposeError::Field("dsn"));
+    }
     let mut head = String::with_capacity(content.len() + content.len() / 16 + 512);
     write_head(&mut head, &message, date_unix_seconds)?;
     head.push_str("MIME-Version: 1.0\r\n");
@@ -38,7 +58,10 @@ pub fn compose(content: &str, date_unix_seconds: i64) -> Result<Vec<u8>, Compose
     if !out.ends_with(b"\r\n") {
         out.extend_from_slice(b"\r\n");
     }
-    Ok(out)
+    Ok(Composed {
+        data: out,
+        dsn: message.dsn,
+    })
 }
 
 fn write_head(out: &mut String, message: &Content<'_>, date: i64) -> Result<(), ComposeError> {

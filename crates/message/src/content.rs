@@ -7,6 +7,8 @@ use std::{borrow::Cow, fmt, ops::Deref};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use crate::dsn::Dsn;
+
 /// A string that is borrowed from the JSON wherever it can be, also within lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -125,6 +127,8 @@ pub(crate) struct Content<'a> {
     /// Only what the message itself gave; absent where the queue's or the sender's address is used.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub return_path: Option<Text<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dsn: Option<Dsn>,
     #[serde(borrow, default, skip_serializing_if = "is_empty")]
     pub subject: Text<'a>,
     #[serde(borrow, skip_serializing_if = "is_empty")]

@@ -23,6 +23,7 @@ pub(crate) const KNOWN: &[&str] = &[
     "in_reply_to",
     "references",
     "message_id",
+    "dsn",
     "metadata",
     "tags",
 ];
@@ -95,6 +96,7 @@ pub(crate) struct Draft<'a> {
     pub in_reply_to: Vec<Text<'a>>,
     pub references: Vec<Text<'a>>,
     pub message_id: Option<Text<'a>>,
+    pub dsn: Option<&'a RawValue>,
     pub metadata: Option<&'a RawValue>,
     pub tags: Vec<Text<'a>>,
 }
@@ -171,6 +173,7 @@ impl<'a> Draft<'a> {
             "in_reply_to" => self.in_reply_to = list(field, value)?,
             "references" => self.references = list(field, value)?,
             "message_id" => self.message_id = Some(string(field, value)?),
+            "dsn" => self.dsn = Some(object(field, value)?),
             "metadata" => self.metadata = Some(object(field, value)?),
             "tags" => self.tags = list(field, value)?,
             _ => return Err(unknown(field)),
@@ -258,7 +261,7 @@ fn wrong_type(field: &str, wanted: &str, value: &RawValue) -> Invalid {
     Invalid::bad(field, format!("\"{field}\" must be {wanted}, not {found}"))
 }
 
-fn string<'a>(field: &str, value: &'a RawValue) -> Result<Text<'a>, Invalid> {
+pub(crate) fn string<'a>(field: &str, value: &'a RawValue) -> Result<Text<'a>, Invalid> {
     if kind_of(value) != "a string" {
         return Err(wrong_type(field, "a string", value));
     }
@@ -272,7 +275,7 @@ fn string<'a>(field: &str, value: &'a RawValue) -> Result<Text<'a>, Invalid> {
 }
 
 /// A string, or an array of strings.
-fn list<'a>(field: &str, value: &'a RawValue) -> Result<Vec<Text<'a>>, Invalid> {
+pub(crate) fn list<'a>(field: &str, value: &'a RawValue) -> Result<Vec<Text<'a>>, Invalid> {
     match kind_of(value) {
         "a string" => Ok(vec![string(field, value)?]),
         "an array" => {
@@ -293,7 +296,7 @@ fn list<'a>(field: &str, value: &'a RawValue) -> Result<Vec<Text<'a>>, Invalid> 
     }
 }
 
-fn object<'a>(field: &str, value: &'a RawValue) -> Result<&'a RawValue, Invalid> {
+pub(crate) fn object<'a>(field: &str, value: &'a RawValue) -> Result<&'a RawValue, Invalid> {
     if kind_of(value) == "an object" {
         Ok(value)
     } else {

@@ -2,7 +2,8 @@
 //!
 //! [`prepare_simple`] and [`prepare_json`] run when a mail is enqueued: they check every field and
 //! write the *canonical content*, a small JSON object with the same field names as the JSON form.
-//! [`compose`] runs when it is sent: it turns canonical content into the message.
+//! [`compose`] runs when it is sent: it turns canonical content into the message. What is asked about the delivery
+//! ([`Dsn`], RFC 3461) is no part of the message: [`compose_with_dsn`] gives it for the envelope.
 //!
 //! Invariants:
 //! - [`compose`] accepts every content that a `prepare_*` function produced.
@@ -17,13 +18,15 @@ mod body;
 mod check;
 mod compose;
 mod content;
+mod dsn;
 mod error;
 mod fields;
 mod header;
 mod local_part;
 mod prepare;
 
-pub use compose::compose;
+pub use compose::{Composed, compose, compose_with_dsn};
+pub use dsn::{Dsn, DsnNotify, DsnReturn};
 pub use error::{ComposeError, Invalid, InvalidKind};
 pub use prepare::{Context, Prepared, Simple, prepare_external, prepare_json, prepare_simple};
 

@@ -6,6 +6,7 @@ use crate::{
     address::{self, Mailbox},
     check,
     content::{Content, Members, Text},
+    dsn,
     error::{Invalid, InvalidKind, quoted},
     fields::{self, Draft, Form},
 };
@@ -146,6 +147,7 @@ fn prepare(draft: &Draft<'_>, form: Form, context: &Context<'_>) -> Result<Prepa
             .return_path
             .as_ref()
             .map(|_| envelope_from.as_str().into()),
+        dsn: draft.dsn.map(dsn::read).transpose()?.flatten(),
         subject: borrowed(draft.subject.as_ref()),
         message_id: Cow::Borrowed(&*message_id).into(),
         in_reply_to: message_ids("in_reply_to", &draft.in_reply_to)?,
@@ -194,7 +196,11 @@ fn check_size(draft: &Draft<'_>, max_size: usize) -> Result<(), Invalid> {
     let size = texts.into_iter().flatten().map(|t| t.len()).sum::<usize>()
         + lists.into_iter().flatten().map(|t| t.len()).sum::<usize>()
         + headers.map(|(k, v)| k.len() + v.len()).sum::<usize>()
-        + draft.metadata.map_or(0, |raw| raw.get().len());
+        + [draft.metadata, draft.dsn]
+            .into_iter()
+            .flatten()
+            .map(|raw| raw.get().len())
+            .sum::<usize>();
     if size <= max_size {
         return Ok(());
     }

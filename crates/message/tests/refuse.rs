@@ -412,6 +412,7 @@ fn every_field_counts_towards_the_limit() {
         ("in_reply_to", j!(format!("{long}@x"))),
         ("references", j!(vec!["a@b"; 100])),
         ("message_id", j!(format!("{long}@x"))),
+        ("dsn", j!({"notify": vec!["delay"; 100]})),
         ("metadata", j!({"k": [long]})),
         ("tags", j!(vec!["ab"; 100])),
     ];
