@@ -5,25 +5,22 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     rc::Rc,
+    sync::atomic::Ordering::Relaxed,
     task::Poll,
     time::Duration,
 };
 
-use mail_smtp::{Outcome, Phase, RecipientResult, RelayFault, Session, Verdict};
+use mail_smtp::{Outcome, Phase, RelayFault, Session, Verdict};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Action, Decision, JobResult,
-    domain::of_address,
     hub::{STOPPING, Victim},
     relay::{Busy, Doing, Idle, Slot},
-    rules,
-    rulings::{self, Ruled},
     ticket::Ticket,
 };
 
 /// Who answers within this time answers at once.
-const AT_ONCE: Duration = Duration::from_secs(1);
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(1);
 const INTERNAL: &str = "internal error";
 
 /// Lives as long as the connection, or a fresh one in its place.
@@ -39,7 +36,7 @@ pub(crate) async fn run(slot: Slot) {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     /// The connection is of no more use.
     Over,
     /// It had gone stale; a job waits for a fresh one.
@@ -51,6 +48,8 @@ enum End {
 enum Interrupted {
     /// The pool stops and has no more patience.
     Abandoned,
+    /// The relay, which had said nothing for long, speaks over another connection; or was only being tried.
+    Stuck,
     /// A bug.
     Panicked,
 }
@@ -58,12 +57,12 @@ enum Interrupted {
 /// What came of a job, and the one that is chained behind it.
 type Sent = Result<(Outcome, Option<Ticket>), Interrupted>;
 
-struct Link<'a> {
-    slot: &'a Slot,
-    session: Session,
+pub(crate) struct Link<'a> {
+    pub slot: &'a Slot,
+    pub session: Session,
     connect_began: Instant,
     opened: Instant,
-    messages: usize,
+    pub messages: usize,
     /// Nothing was sent since it waited for work.
     rested: bool,
     /// The domain that it is at work for.
@@ -74,21 +73,29 @@ impl<'a> Link<'a> {
     async fn open(slot: &'a Slot) -> Option<Self> {
         let relay = &slot.relay;
         let called_off = pin!(relay.leave.notified());
+        let connect_began = Instant::now();
+        let speaks = pin!(relay.outlives(connect_began));
         if slot.is_over() {
             return None;
         }
-        let connect_began = Instant::now();
         let connected = tokio::select! {
             biased;
             connected = caught(Session::connect(&relay.config.endpoint)) => connected,
             () = called_off => return None,
+            () = speaks => return None,
         };
         let connected = connected.unwrap_or_else(|| Err(internal_fault()));
         match connected {
             Ok(session) => {
                 slot.set(Doing::Working);
-                slot.hub.spoke(relay);
+                // One that fell silent has to answer a message: it may be good at greeting only.
+                if !relay.health.borrow().is_silent() {
+                    slot.hub.spoke(relay);
+                }
                 relay.health.borrow_mut().carries(relay.working.get());
+                if relay.unreached.take() {
+                    slot.hub.reached(relay);
+                }
                 Some(Self {
                     slot,
                     session,
@@ -190,9 +197,12 @@ impl<'a> Link<'a> {
         self.messages += 1;
         ticket.sending = true;
         let sending_began = Instant::now();
+        self.slot.relay.begin(sending_began);
         let sent = self.transmit(&ticket).await;
+        self.slot.relay.end();
         ticket.sending = false;
-        self.note_answer(&sent, sending_began.elapsed());
+        let took = sending_began.elapsed();
+        self.note_answer(&sent, took);
         let rested = std::mem::take(&mut self.rested);
         let tls = self.session.tls().cloned();
         let (outcome, chained) = match sent {
@@ -204,6 +214,11 @@ impl<'a> Link<'a> {
             Err(Interrupted::Abandoned) => {
                 let detail = "abandoned while waiting for the reply to the final dot";
                 ticket.settle(Verdict::Uncertain, Phase::Dot, detail, tls);
+                return Err(End::Over);
+            }
+            Err(Interrupted::Stuck) => {
+                self.slot.set(Doing::Leaving);
+                self.slot.hub.reroute([ticket]);
                 return Err(End::Over);
             }
             Err(Interrupted::Panicked) => {
@@ -218,7 +233,7 @@ impl<'a> Link<'a> {
         };
         let hub = &self.slot.hub;
         if self.session.is_usable() {
-            let concluded = self.conclude(ticket, outcome, tls, rested);
+            let concluded = self.conclude(ticket, outcome, tls, took, rested);
             if concluded.is_err() {
                 hub.reroute(chained);
                 return concluded.map(|()| None);
@@ -229,7 +244,7 @@ impl<'a> Link<'a> {
         if let Some(next) = chained {
             hub.requeue(&self.slot.relay, next);
         }
-        self.conclude(ticket, outcome, tls, rested)?;
+        self.conclude(ticket, outcome, tls, took, rested)?;
         Err(End::Over)
     }
 
@@ -241,6 +256,7 @@ impl<'a> Link<'a> {
             Err(_) => false,
         };
         if said {
+            self.slot.relay.took.set(took);
             self.slot.hub.spoke(&self.slot.relay);
         }
         if let Some(busy) = self.busy.as_ref().filter(|_| said) {
@@ -257,104 +273,35 @@ impl<'a> Link<'a> {
             return Err(Interrupted::Abandoned);
         }
         let next = || {
-            if may_chain && !self.slot.is_over() {
+            // What another connection can take at once must not wait behind this one's final dot.
+            let spare = relay.idle.get() + relay.connecting.get();
+            if may_chain && !self.slot.is_over() && relay.queue.borrow().len() > spare {
                 relay.next(Some(&ticket.domain))
             } else {
                 None
             }
         };
+        let texting = self.session.texting();
+        // A relay that says nothing is only being tried: others need not wait for it any longer than at first.
+        let trial = relay.health.borrow().is_silent() && hub.has_another(ticket, relay);
+        let began = Instant::now();
+        let taken_back = pin!(async {
+            tokio::select! {
+                () = relay.outlives(began) => {}
+                () = sleep(hub.settings.silence), if trial => {}
+            }
+            // What may have been accepted has to wait for its answer.
+            if texting.load(Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        });
         let sending = pin!(caught(self.session.send(ticket, next)));
         tokio::select! {
             biased;
             sent = sending => sent.ok_or(Interrupted::Panicked),
             () = abandoned => Err(Interrupted::Abandoned),
+            () = taken_back => Err(Interrupted::Stuck),
         }
-    }
-
-    /// Reports a job, or gives it back to be tried again; and tells the hub how the relay behaves.
-    fn conclude(
-        &self,
-        mut ticket: Ticket,
-        outcome: Outcome,
-        tls: Option<mail_smtp::TlsInfo>,
-        rested: bool,
-    ) -> Result<(), End> {
-        let (hub, relay) = (&self.slot.hub, &self.slot.relay);
-        match outcome {
-            Outcome::Judged(mut results) => {
-                if relay.health.borrow().is_probing()
-                    && let Some(fault) = silence(&results)
-                {
-                    hub.trouble(self.slot, fault, Victim::This(Box::new(ticket)));
-                    return Err(End::Over);
-                }
-                let behaviour = match self.apply_rules(&mut ticket, &mut results) {
-                    Some(Ruled::NobodyJudged(fault)) => {
-                        ticket.decisions.clear();
-                        hub.trouble(self.slot, fault, Victim::This(Box::new(ticket)));
-                        return Err(End::Over);
-                    }
-                    Some(Ruled::SomeJudged(fault)) => Behaviour::Fails(fault),
-                    None => behaviour(&results),
-                };
-                ticket.finish(JobResult::Smtp(Outcome::Judged(results)), tls);
-                match behaviour {
-                    Behaviour::Answers => hub.answered(relay),
-                    Behaviour::Unclear => {}
-                    Behaviour::Fails(fault) => {
-                        hub.trouble(self.slot, fault, Victim::None);
-                        return Err(End::Over);
-                    }
-                }
-                Ok(())
-            }
-            Outcome::NotTried(fault) => {
-                if let Some(decision) = self.asks_for_its_domain(&fault) {
-                    hub.leave_alone(ticket, &fault, decision);
-                    return Err(End::Over);
-                }
-                let kept = self.messages > 1;
-                let closing = fault.reply.as_ref().is_some_and(|reply| reply.code == 421);
-                // Relays say 421 to a connection that they find idle, too: that is no sign of trouble.
-                // Each such connection ends here, so that a job meets a fresh one in the end.
-                if (kept || rested) && (fault.reply.is_none() || (closing && rested)) {
-                    ticket.fault = Some(fault);
-                    hub.requeue(relay, ticket);
-                    return Err(End::Stale);
-                }
-                hub.trouble(self.slot, fault, Victim::This(Box::new(ticket)));
-                Err(End::Over)
-            }
-        }
-    }
-
-    /// Whether a relay that closes the connection wants no mail for the job's domain, if a rule understands it so.
-    fn asks_for_its_domain(&self, fault: &RelayFault) -> Option<Decision> {
-        let of_its_envelope = matches!(
-            fault.phase,
-            Phase::Mail | Phase::Rcpt | Phase::Data | Phase::Dot
-        );
-        let reply = fault.reply.as_ref().filter(|_| of_its_envelope)?;
-        let rules = Rc::clone(&self.slot.hub.rules.borrow());
-        let decision = rules::decide(&rules, self.slot.relay.config.id, reply)?;
-        (decision.action == Action::SuspendDomain).then_some(decision)
-    }
-
-    /// Lets the rules decide about what was refused; a fault if they find that it is all the relay's.
-    fn apply_rules(&self, ticket: &mut Ticket, results: &mut [RecipientResult]) -> Option<Ruled> {
-        let (hub, relay) = (&self.slot.hub, &self.slot.relay);
-        let rules = Rc::clone(&hub.rules.borrow());
-        ticket.decisions = rulings::apply(&rules, relay.config.id, results);
-        let (_, to) = ticket.envelope();
-        for ((decision, result), address) in ticket.decisions.iter().zip(&*results).zip(to) {
-            let Some(decision) = decision else { continue };
-            if decision.action == Action::SuspendDomain {
-                let text = result.reply.as_ref().map_or("", |reply| &reply.text);
-                let domain = hub.domain(&of_address(address));
-                domain.suspend(decision.duration.unwrap_or_default(), first_line(text));
-            }
-        }
-        rulings::against_the_relay(&ticket.decisions, results)
     }
 
     /// Says goodbye, unless the pool has no more patience.
@@ -373,49 +320,6 @@ impl<'a> Link<'a> {
             () = abandoned => {}
         }
     }
-}
-
-/// What a judged message says about the relay.
-enum Behaviour {
-    Answers,
-    Unclear,
-    Fails(RelayFault),
-}
-
-fn behaviour(results: &[RecipientResult]) -> Behaviour {
-    let replied = |result: &&RecipientResult| result.reply.is_some();
-    let is_closing = |r: &&RecipientResult| r.reply.as_ref().is_some_and(|r| r.code == 421);
-    if let Some(closing) = results.iter().find(is_closing) {
-        let text = closing.reply.as_ref().map_or("", |reply| &reply.text);
-        return Behaviour::Fails(RelayFault {
-            phase: closing.phase,
-            reply: closing.reply.clone(),
-            detail: format!("the relay closed the connection: 421 {}", first_line(text)),
-        });
-    }
-    match results.iter().find(replied) {
-        Some(_) => Behaviour::Answers,
-        None => Behaviour::Unclear,
-    }
-}
-
-/// What a relay that is only being tried makes of a message if it does not answer: that is about the relay, as long as
-/// nothing can have been accepted.
-fn silence(results: &[RecipientResult]) -> Option<RelayFault> {
-    let silent = |r: &RecipientResult| r.reply.is_none() && r.verdict == Verdict::Transient;
-    let first = results.first().filter(|_| results.iter().all(silent))?;
-    Some(RelayFault {
-        phase: first.phase,
-        reply: None,
-        detail: first
-            .detail
-            .clone()
-            .unwrap_or_else(|| "the relay did not answer".to_owned()),
-    })
-}
-
-pub(crate) fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
 }
 
 fn internal_fault() -> RelayFault {

@@ -9,11 +9,13 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{DomainLimit, rate::Limiter};
+use crate::{
+    DomainLimit,
+    rate::{Limiter, Turns},
+};
 
-/// How long the first message is put off whose domain gives no answer; it doubles with each stall, up to [`LAST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a message waits at most that is parked: it is asked for before, as a rule.
+const PARKED: Duration = Duration::from_mins(15);
 
 /// One recipient domain.
 pub(crate) struct Domain {
@@ -22,9 +24,7 @@ pub(crate) struct Domain {
     concurrency: Cell<Option<usize>>,
     in_flight: Cell<usize>,
     suspended: RefCell<Option<(Instant, String)>>,
-    /// The time that was given to the last message that was put off.
-    put_off: Cell<Option<Instant>>,
-    pause: Cell<Duration>,
+    turns: Turns,
     /// It lately answered at once. Others share what connections are left for them.
     pub proven: Cell<bool>,
 }
@@ -37,8 +37,7 @@ impl Domain {
             concurrency: Cell::new(None),
             in_flight: Cell::new(0),
             suspended: RefCell::new(None),
-            put_off: Cell::new(None),
-            pause: Cell::new(FIRST_PAUSE),
+            turns: Turns::default(),
             proven: Cell::new(false),
         };
         domain.limit(limit);
@@ -58,7 +57,18 @@ impl Domain {
 
     /// Forgets the times that were given: those who got them come again.
     pub fn reconsider(&self) {
-        self.put_off.set(None);
+        self.turns.forget();
+    }
+
+    /// Whether it has a limit on how often.
+    pub fn has_rate(&self) -> bool {
+        self.limiter.borrow().is_some()
+    }
+
+    /// How many its limit lets go within `time` if it lets one go now, where it has one.
+    pub fn granted(&self, time: Duration, now: Instant) -> Option<usize> {
+        let mut limiter = self.limiter.borrow_mut();
+        Some(limiter.as_mut()?.within(time, now))
     }
 
     /// How many may wait for their turn, where only so many may be on their way at once.
@@ -136,35 +146,27 @@ impl Domain {
         Some(limiter.after(others, now).saturating_duration_since(now))
     }
 
-    /// A time for a message that cannot wait here: one after the other at the pace of the limit, where there is one, else
-    /// after a pause; `random` spreads them.
+    /// A time for a message that cannot wait here: one after the other at the pace of the limit, where there is one; else
+    /// when it is suspended no longer, or asks for more. `random` spreads them.
     pub fn put_off(&self, earliest: Instant, now: Instant, random: u64) -> Duration {
         let limiter = self.limiter.borrow();
-        let at = match (&*limiter, self.suspended_until(now)) {
-            (Some(limiter), _) => {
-                let behind = self
-                    .put_off
-                    .get()
-                    .map_or(earliest, |last| last + limiter.rate().step());
-                behind.max(earliest)
+        match (&*limiter, self.suspended_until(now)) {
+            (Some(limiter), _) => self.turns.give(earliest, limiter.rate().step(), now),
+            (None, Some(until)) => {
+                until.saturating_duration_since(now) + spread(Duration::from_secs(10), random)
             }
-            (None, Some(until)) => until + spread(Duration::from_secs(10), random),
-            (None, None) => earliest + self.pause.get() + spread(self.pause.get(), random),
-        };
-        self.put_off.set(Some(at));
-        at.saturating_duration_since(now)
+            (None, None) => PARKED,
+        }
     }
 
     /// It has given no answer for a while.
     pub fn stalled(&self) {
         self.proven.set(false);
-        self.pause.set((self.pause.get() * 2).min(LAST_PAUSE));
     }
 
     /// It answered, within a moment or not.
     pub fn answered(&self, at_once: bool) {
         self.proven.set(at_once);
-        self.pause.set(FIRST_PAUSE);
     }
 
     /// Nothing about it need be remembered.
@@ -233,19 +235,5 @@ mod tests {
         assert_eq!(waits, [2000, 2100, 2200]);
         let later = now + Duration::from_mins(1);
         assert_eq!(domain.put_off(later, later, 0), Duration::ZERO);
-    }
-
-    #[test]
-    fn a_stalled_domain_is_put_off_longer_each_time_until_it_answers() {
-        let (domain, now) = (Domain::new("x.test".to_owned(), None), Instant::now());
-        let pause = || domain.put_off(now, now, 0).as_secs();
-        assert_eq!(pause(), 5);
-        domain.stalled();
-        assert_eq!(pause(), 10);
-        domain.stalled();
-        domain.stalled();
-        assert_eq!(pause(), 30);
-        domain.answered(true);
-        assert_eq!(pause(), 5);
     }
 }

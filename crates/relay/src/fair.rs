@@ -2,54 +2,25 @@
 //!
 //! Lines take turns. One connection is always left by any one domain to the others. Those that have not lately answered
 //! at once leave a quarter of the connections to the rest, and each of them no more than half of what the others left it.
-//! Within a line, and with one line alone, first come is first served.
+//! Within a line, and with one line alone, first come is first served. How many a line holds is the matter of
+//! [`crate::line`].
 
-use std::{cell::Cell, collections::VecDeque, rc::Rc, time::Duration};
+use std::{collections::VecDeque, rc::Rc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{domain::Domain, ticket::Ticket};
+use crate::{domain::Domain, line::Line, ticket::Ticket};
 
-/// A line whose connections have said nothing for so long gives no answer.
-const SILENCE: Duration = Duration::from_secs(1);
-/// So many jobs of a line without an answer stay here.
+/// So many jobs of each queue stay in a line, however slow it is.
 pub(crate) const KEPT: usize = 16;
 /// Nobody waits here for longer than this for a limit that is known.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-struct Line {
-    domain: Rc<Domain>,
-    waiting: VecDeque<Ticket>,
-    /// Connections at work for it.
-    busy: usize,
-    /// When it last got an answer, or its first connection.
-    heard: Cell<Instant>,
-}
-
-impl Line {
-    fn new(domain: Rc<Domain>, now: Instant) -> Self {
-        Self {
-            domain,
-            waiting: VecDeque::new(),
-            busy: 0,
-            heard: Cell::new(now),
-        }
-    }
-
-    /// Whether a job waits in it that its domain lets go now.
-    fn is_ready(&self, now: Instant) -> bool {
-        !self.waiting.is_empty() && self.domain.ready_at(now).is_some_and(|at| at <= now)
-    }
-
-    fn is_silent(&self, now: Instant) -> bool {
-        self.busy > 0 && now.saturating_duration_since(self.heard.get()) >= SILENCE
-    }
-}
-
 /// Jobs in lines.
 #[derive(Default)]
 pub(crate) struct FairQueue {
-    /// The line whose turn it is stands first. Those that hold no job but a connection stay in the ring.
+    /// The line whose turn it is stands first. Those without a job stay in the ring while they have a connection, or jobs
+    /// that wait outside.
     ring: VecDeque<Line>,
     len: usize,
 }
@@ -79,32 +50,27 @@ impl FairQueue {
     /// Adds a job at the end of its line.
     pub fn push_back(&mut self, ticket: Ticket, now: Instant) {
         let domain = Rc::clone(&ticket.domain);
-        self.line(&domain, now).waiting.push_back(ticket);
+        self.line(&domain, now).push_back(ticket, now);
         self.len += 1;
     }
 
     /// Adds a job at the head of its line.
     pub fn push_front(&mut self, ticket: Ticket, now: Instant) {
         let domain = Rc::clone(&ticket.domain);
-        self.line(&domain, now).waiting.push_front(ticket);
+        self.line(&domain, now).push_front(ticket, now);
         self.len += 1;
     }
 
-    /// Takes all jobs; which connections are at work stays known.
+    /// Takes all jobs, since the relay goes out of service; which connections are at work stays known.
     pub fn drain(&mut self) -> VecDeque<Ticket> {
         self.len = 0;
-        let jobs = self
-            .ring
-            .iter_mut()
-            .flat_map(|line| line.waiting.drain(..))
-            .collect();
+        let jobs = self.ring.iter_mut().flat_map(Line::drain).collect();
         self.forget();
         jobs
     }
 
     fn forget(&mut self) {
-        self.ring
-            .retain(|line| line.busy > 0 || !line.waiting.is_empty());
+        self.ring.retain(|line| !line.is_over());
     }
 
     /// A connection begins to work for a domain.
@@ -125,8 +91,15 @@ impl FairQueue {
     pub fn end(&mut self, domain: &Rc<Domain>, now: Instant) {
         let line = self.line(domain, now);
         line.busy = line.busy.saturating_sub(1);
-        if line.busy == 0 && line.waiting.is_empty() {
+        if line.is_over() {
             self.forget();
+        }
+    }
+
+    /// Connections at work that say nothing stand in nobody's way any longer.
+    pub fn forgive(&mut self) {
+        for line in &mut self.ring {
+            line.busy = 0;
         }
     }
 
@@ -158,10 +131,10 @@ impl FairQueue {
     }
 
     /// The first job of the line whose turn it is, whether it may go or not.
-    pub fn pop_any(&mut self) -> Option<Ticket> {
+    pub fn pop_any(&mut self, now: Instant) -> Option<Ticket> {
         let line = self.ring.iter_mut().find(|line| !line.waiting.is_empty())?;
         self.len -= 1;
-        line.waiting.pop_front()
+        line.pop(now)
     }
 
     /// The next job for a connection that is at work for `domain`, to be sent right behind what it is sending: of the same
@@ -186,12 +159,12 @@ impl FairQueue {
 
     fn take(&mut self, place: usize, now: Instant) -> Option<Ticket> {
         let line = self.ring.get_mut(place)?;
-        let mut ticket = line.waiting.pop_front()?;
+        let mut ticket = line.serve(now)?;
         ticket.in_flight = Some(line.domain.enter(now));
         self.len -= 1;
         if self.ring.len() > 1
             && let Some(line) = self.ring.remove(place)
-            && (line.busy > 0 || !line.waiting.is_empty())
+            && !line.is_over()
         {
             self.ring.push_back(line);
         }
@@ -216,13 +189,13 @@ impl FairQueue {
             .min()
     }
 
-    /// When to look again for lines that give no answer.
-    pub fn silent_at(&self) -> Option<Instant> {
-        let at_risk = self
-            .ring
-            .iter()
-            .filter(|line| line.busy > 0 && line.waiting.len() > KEPT);
-        at_risk.map(|line| line.heard.get() + SILENCE).min()
+    /// When to look again for lines with too many, and for those that have room again.
+    pub fn look_at(&self, now: Instant) -> Option<Instant> {
+        let lines = self.ring.iter();
+        lines
+            .flat_map(|line| [line.excess_at(now), line.ask_at(now)])
+            .flatten()
+            .min()
     }
 
     fn known(&self, domain: &Rc<Domain>) -> Option<&Line> {
@@ -236,35 +209,74 @@ impl FairQueue {
         self.known(domain).map_or(0, |line| line.waiting.len())
     }
 
-    /// Whether a further job of this domain would have to wait for too long, though its relay works: how long those
-    /// before it take, or that it gives no answer.
-    pub fn is_hopeless(&self, domain: &Rc<Domain>, now: Instant) -> bool {
-        let waiting = self.waiting(domain);
-        domain.suspended_until(now).is_some()
-            || domain
-                .wait(waiting, now)
-                .is_some_and(|wait| wait > LONGEST_WAIT)
-            || domain
-                .most_waiting()
-                .is_some_and(|most| waiting >= most.max(KEPT))
-            || waiting >= KEPT && self.known(domain).is_some_and(|line| line.is_silent(now))
+    /// Whether so many of a queue wait in a domain's line that a further one would be too many.
+    pub fn is_full(&self, domain: &Rc<Domain>, queue: i32, now: Instant) -> bool {
+        self.known(domain)
+            .is_some_and(|line| line.is_full(queue, now))
     }
 
-    /// Takes those out of the lines that give no answer that are too many to be kept waiting.
-    pub fn take_hopeless(&mut self, now: Instant) -> Vec<Ticket> {
-        let mut taken = Vec::new();
-        for line in &mut self.ring {
-            let suspended = line.domain.suspended_until(now).is_some();
-            let kept = if suspended { 0 } else { KEPT };
-            if line.waiting.len() > kept && (suspended || line.is_silent(now)) {
-                if !suspended {
-                    line.domain.stalled();
-                }
-                taken.extend(line.waiting.drain(kept..));
-            }
-        }
-        self.len -= taken.len();
+    /// Whether a further job would have to wait for too long, though its relay works: what is known of its domain, or of
+    /// those before it.
+    pub fn is_hopeless(&self, ticket: &Ticket, now: Instant) -> bool {
+        let domain = &ticket.domain;
+        domain.suspended_until(now).is_some()
+            || domain
+                .wait(self.waiting(domain), now)
+                .is_some_and(|wait| wait > LONGEST_WAIT)
+            || self.is_full(domain, ticket.queue, now)
+    }
+
+    /// A job leaves the pool until its domain's line has room.
+    pub fn park(&mut self, ticket: &Ticket, now: Instant) {
+        self.line(&ticket.domain, now).park(ticket.queue, now);
+    }
+
+    /// Forgets what is parked: all of it comes.
+    pub fn unpark(&mut self) {
+        self.ring.iter_mut().for_each(Line::unpark);
         self.forget();
+    }
+
+    /// Takes those out of the lines that are too many to be kept waiting.
+    pub fn take_excess(&mut self, now: Instant) -> Vec<Ticket> {
+        let lines = self.ring.iter_mut();
+        let taken: Vec<Ticket> = lines.flat_map(|line| line.take_excess(now)).collect();
+        self.len -= taken.len();
+        if !taken.is_empty() {
+            self.forget();
+        }
         taken
+    }
+
+    /// When the job came that has waited longest, of those that no limit holds up.
+    pub fn first_entered(&self) -> Option<Instant> {
+        self.ring.iter().filter_map(Line::first_entered).min()
+    }
+
+    /// Takes those jobs out that came before, where they may go elsewhere.
+    pub fn take_before(
+        &mut self,
+        before: Instant,
+        elsewhere: impl Fn(&Ticket) -> bool,
+    ) -> Vec<Ticket> {
+        let lines = self.ring.iter_mut();
+        let taken: Vec<Ticket> = lines
+            .flat_map(|line| line.take_before(before, &elsewhere))
+            .collect();
+        self.len -= taken.len();
+        taken
+    }
+
+    /// What may come back of what is parked: queue, domain, how many. It counts as no longer parked.
+    pub fn ask(&mut self, now: Instant) -> Vec<(i32, Rc<Domain>, usize)> {
+        let mut asked = Vec::new();
+        for line in &mut self.ring {
+            let rooms = line.ask(now).into_iter();
+            asked.extend(rooms.map(|(queue, count)| (queue, Rc::clone(&line.domain), count)));
+        }
+        if !asked.is_empty() {
+            self.forget();
+        }
+        asked
     }
 }

@@ -1,14 +1,11 @@
-//! The way of a job through the pool: its parts, its queue's limit, its relay; and the keeper, which lets go on what only
-//! the clock holds up.
+//! The way of a job through the pool: its parts, its queue's limit, its relay.
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
-use mail_smtp::RelayFault;
 use tokio::time::Instant;
 
 use crate::{
     Decision, Job, Limited, QueueLimit, Report,
-    connection::first_line,
     domain::{Domain, of_address, spread},
     fair::{KEPT, LONGEST_WAIT},
     gate::Gate,
@@ -19,10 +16,10 @@ use crate::{
     ticket::{Reporter, Ticket},
 };
 
-/// How often to look where nothing says when something changes.
-const LOOK: Duration = Duration::from_millis(100);
-/// Never sooner than this: the grain of the timer.
-const GRAIN: Duration = Duration::from_millis(1);
+/// A relay's limit is not reported as used up for less.
+const LEAST: Duration = Duration::from_millis(100);
+/// How long a part of a message is put off whose domain is slow.
+const PART: Duration = Duration::from_secs(5);
 /// How long what waits for a silent relay is put off where others go on.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a message is put off that no relay of its queue serves. A change of the configuration makes it due.
@@ -47,6 +44,14 @@ enum Route {
     Later(Duration, String),
     /// None of its relays serves it.
     Unserved,
+}
+
+/// Of `relays`, those that a job may go to, by tier.
+fn candidates_of(ticket: &Ticket, relays: &[Rc<Relay>]) -> Vec<Rc<Relay>> {
+    let (sender, _) = ticket.envelope();
+    let mut candidates = candidates(relays, &of_address(sender), &ticket.domain.name);
+    candidates.retain(|relay| !ticket.unfit.contains(&relay.config.id));
+    candidates
 }
 
 fn full(relay: &Relay) -> String {
@@ -104,9 +109,12 @@ impl Hub {
             return vec![ticket(job, Rc::clone(&self.reporter))];
         }
         let (jobs, reporter) = parts::split(&job, &groups, &self.reporter);
-        jobs.into_iter()
-            .map(|job| ticket(job, Rc::clone(&reporter)))
-            .collect()
+        let part = |job| {
+            let mut ticket = ticket(job, Rc::clone(&reporter));
+            ticket.part = true;
+            ticket
+        };
+        jobs.into_iter().map(part).collect()
     }
 
     /// Recipients by the way they must go: apart where their domain has a limit or waits, or relays of its own.
@@ -172,19 +180,50 @@ impl Hub {
         ids.filter_map(|id| relays.get(id).map(Rc::clone)).collect()
     }
 
+    /// The relays that a job may go to instead of this one, now or later.
+    pub fn others(&self, ticket: &Ticket, relay: &Rc<Relay>) -> Vec<Rc<Relay>> {
+        let relays = self.relays_of(ticket.relays().as_deref());
+        let mut others = candidates_of(ticket, &relays);
+        others.retain(|other| !Rc::ptr_eq(other, relay));
+        others
+    }
+
+    /// Whether one of them can be tried now.
+    pub fn has_another(&self, ticket: &Ticket, relay: &Rc<Relay>) -> bool {
+        let now = Instant::now();
+        let others = self.others(ticket, relay);
+        others.iter().any(|other| {
+            let health = other.health.borrow();
+            health.is_available(now) && !health.is_silent()
+        })
+    }
+
+    /// Whether another one of its tier takes its mail at once.
+    pub fn has_peer(&self, ticket: &Ticket, relay: &Rc<Relay>) -> bool {
+        let others = self.others(ticket, relay);
+        let mut peers = others
+            .iter()
+            .filter(|other| other.config.tier == relay.config.tier && other.config.weight > 0);
+        peers.any(|peer| {
+            let health = peer.health.borrow();
+            let up =
+                !health.is_silent() && !health.is_probing() && health.is_available(Instant::now());
+            up && !peer.backed_up.get()
+        })
+    }
+
     /// Puts a job into the queue of the relay whose turn it is, or ends it. The caller pumps the relays `touched`.
-    fn route(&self, ticket: Ticket, touched: &mut Vec<Rc<Relay>>) {
+    fn route(self: &Rc<Self>, ticket: Ticket, touched: &mut Vec<Rc<Relay>>) {
         let now = Instant::now();
         match self.way(&ticket, now) {
             Route::To(relay) => {
-                let domain = Rc::clone(&ticket.domain);
-                if relay.queue.borrow().is_hopeless(&domain, now) {
-                    let others = relay.queue.borrow().waiting(&domain);
-                    self.put_off(ticket, others, now, false);
+                if relay.queue.borrow().is_hopeless(&ticket, now) {
+                    self.park(ticket, &relay, now);
                     return;
                 }
                 relay.health.borrow_mut().picked();
                 relay.push(ticket, now);
+                self.try_silent(&relay, now);
                 if !touched.iter().any(|known| Rc::ptr_eq(known, &relay)) {
                     touched.push(relay);
                 }
@@ -192,8 +231,12 @@ impl Hub {
             Route::Full(relay) => {
                 let limit = Limited::Relay(relay.config.id);
                 give_up(ticket, full(&relay));
-                let wait = relay.wait(now).max(LOOK);
+                let wait = relay.wait(now).max(LEAST);
                 self.report(Report::Exhausted { limit, wait });
+            }
+            // It would come back to one that cannot carry it.
+            Route::Later(_, why) | Route::Nowhere(why) if !ticket.unfit.is_empty() => {
+                ticket.put_off(PATIENCE + spread(PATIENCE, self.draw()), why, false);
             }
             // Were it the next to try its relay with, it would be refused again, and nobody else have a turn.
             Route::Later(..) | Route::Nowhere(_) if ticket.steps_back.is_some() => {
@@ -215,8 +258,7 @@ impl Hub {
         let relays = ticket.relays();
         let ids = relays.as_deref().unwrap_or_default();
         let relays = self.relays_of(Some(ids));
-        let (sender, _) = ticket.envelope();
-        let candidates = candidates(&relays, &of_address(sender), &ticket.domain.name);
+        let candidates = candidates_of(ticket, &relays);
         // Whether others of the queue go on, as far as the caller knows, who goes on claiming then: a job that cannot must
         // not stand in their way, nor come back at once.
         let others_go_on = || {
@@ -232,7 +274,9 @@ impl Hub {
                 if !health.is_available(now) {
                     continue;
                 }
-                if (health.is_silent() || health.is_probing()) && relay.is_busy() {
+                let is_being_tried =
+                    health.is_silent() && !health.is_to_be_tried(now) || health.is_probing();
+                if is_being_tried && relay.is_busy() {
                     // One job is enough to try it with.
                     last_resort.get_or_insert(relay);
                 } else {
@@ -244,7 +288,15 @@ impl Hub {
                 .copied()
                 .filter(|r| r.wait(now) <= LONGEST_WAIT)
                 .collect();
-            if let Some(relay) = choose(&roomy) {
+            // Best one where mail does not pile up already; but not the last resort for that reason.
+            let is_open = |relay: &&&Rc<Relay>| {
+                let queue = relay.queue.borrow();
+                relay.config.weight > 0
+                    && !relay.backed_up.get()
+                    && !queue.is_full(&ticket.domain, ticket.queue, now)
+            };
+            let open: Vec<_> = roomy.iter().filter(is_open).copied().collect();
+            if let Some(relay) = choose(&open).or_else(|| choose(&roomy)) {
                 return Route::To(Rc::clone(relay));
             }
             if let Some(relay) = up.iter().min_by_key(|relay| relay.wait(now)) {
@@ -302,7 +354,7 @@ impl Hub {
     }
 
     /// Ends a job for which its relay was suspended: a while after that ends.
-    fn step_back(&self, mut ticket: Ticket) {
+    pub fn step_back(&self, mut ticket: Ticket) {
         let (pause, rule) = ticket.steps_back.take().unwrap_or_default();
         let why = ticket
             .fault
@@ -311,6 +363,26 @@ impl Hub {
         ticket.decisions = vec![rule];
         let more = pause.clamp(Duration::from_secs(2), PATIENCE);
         ticket.put_off(pause + more + spread(more, self.draw()), why, true);
+    }
+
+    /// Ends a job for which there is no room now in its domain's line, which is to ask for it when there is. A domain that is
+    /// suspended asks for nothing: the time is known.
+    fn park(&self, mut ticket: Ticket, relay: &Relay, now: Instant) {
+        if ticket.part {
+            // Its row is busy with the other parts: nobody could fetch it.
+            let why = format!("mail for {} goes slowly", ticket.domain.name);
+            ticket.put_off(PART + spread(PART, self.draw()), why, false);
+            return;
+        }
+        let mut queue = relay.queue.borrow_mut();
+        ticket.parked = ticket.domain.suspended_until(now).is_none();
+        if ticket.parked {
+            queue.park(&ticket, now);
+        }
+        let others = queue.waiting(&ticket.domain);
+        drop(queue);
+        self.put_off(ticket, others, now, false);
+        self.keeper.notify_one();
     }
 
     /// Ends a job whose domain cannot take it now, behind so many others.
@@ -322,86 +394,14 @@ impl Hub {
         let why = match domain.suspended_until(now) {
             Some(_) => domain.reason(),
             None if limited => format!("the limit for {} is reached", domain.name),
-            None => format!("no answer about mail for {}", domain.name),
+            None => format!("mail for {} goes slowly", domain.name),
         };
         ticket.put_off(domain.put_off(earliest, now, self.draw()), why, told);
     }
 
-    /// A relay wants no mail for the domain of a job for so long.
-    pub fn leave_alone(&self, mut ticket: Ticket, fault: &RelayFault, decision: Decision) {
-        let pause = decision.duration.unwrap_or_default();
+    /// Ends a job for which its domain was paused by a rule.
+    pub fn leave_alone(&self, mut ticket: Ticket, decision: Decision) {
         ticket.decisions = vec![Some(decision)];
-        let words = fault.reply.as_ref().map_or("", |reply| &reply.text);
-        ticket.domain.suspend(pause, first_line(words));
         self.put_off(ticket, 0, Instant::now(), true);
-    }
-
-    /// Looks after all that only the clock changes, for as long as the pool lives.
-    pub async fn keep(self: Rc<Self>) {
-        loop {
-            match self.tend() {
-                Some(at) => tokio::select! {
-                    biased;
-                    () = self.keeper.notified() => {}
-                    () = tokio::time::sleep_until(at) => {}
-                },
-                None => self.keeper.notified().await,
-            }
-        }
-    }
-
-    /// Lets go what may, and says when to look again.
-    fn tend(self: &Rc<Self>) -> Option<Instant> {
-        let now = Instant::now();
-        let mut next = self.open_gates(now);
-        let relays: Vec<_> = self.relays.borrow().values().map(Rc::clone).collect();
-        for relay in relays {
-            let hopeless = relay.queue.borrow_mut().take_hopeless(now);
-            for ticket in hopeless {
-                self.put_off(ticket, 0, now, false);
-            }
-            if relay.queue.borrow().is_empty() {
-                continue;
-            }
-            if let Some(silence) = relay
-                .silence(now)
-                .filter(|silence| *silence >= self.settings.silence)
-            {
-                self.fell_silent(&relay, silence);
-            }
-            self.pump(&relay);
-            let queue = relay.queue.borrow();
-            let silent = relay.silence(now).map(|silence| {
-                let left = self.settings.silence.saturating_sub(silence);
-                now + if left.is_zero() {
-                    self.settings.silence
-                } else {
-                    left
-                }
-            });
-            let limit = Some(relay.ready_at(now)).filter(|at| *at > now);
-            let unknown = (queue.ready_at(now).is_none() && limit.is_none()).then_some(now + LOOK);
-            let times = [
-                limit,
-                queue.ready_at(now),
-                queue.silent_at(),
-                silent,
-                unknown,
-            ];
-            next = times.into_iter().flatten().chain(next).min();
-        }
-        next.map(|at| at.max(now + GRAIN))
-    }
-
-    fn fell_silent(self: &Rc<Self>, relay: &Rc<Relay>, silence: Duration) {
-        if !relay.health.borrow_mut().fell_silent() {
-            return;
-        }
-        self.report(Report::RelaySilent {
-            relay: relay.config.id,
-            silence,
-        });
-        let waiting = relay.drain();
-        self.reroute(waiting);
     }
 }

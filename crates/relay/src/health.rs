@@ -35,7 +35,14 @@ pub(crate) struct Health {
     grow_after: u32,
     progress: u32,
     /// It has not said anything for long while jobs wait; it is not suspended, but others are preferred.
-    silent: bool,
+    silent: Option<Silence>,
+}
+
+/// A relay that says nothing is tried over a further connection from time to time.
+#[derive(Clone, Debug)]
+struct Silence {
+    next: Instant,
+    pause: Duration,
 }
 
 impl Health {
@@ -50,7 +57,7 @@ impl Health {
             max,
             grow_after: 1,
             progress: 0,
-            silent: false,
+            silent: None,
         }
     }
 
@@ -93,19 +100,42 @@ impl Health {
         self.state == State::Probing
     }
 
-    /// It has not said anything for long. True if that is new.
-    pub fn fell_silent(&mut self) -> bool {
-        !std::mem::replace(&mut self.silent, true)
+    /// It has not said anything for so long. True if that is new; then it is to be tried at once.
+    pub fn fell_silent(&mut self, now: Instant, silence: Duration) -> bool {
+        let new = self.silent.is_none();
+        self.silent.get_or_insert(Silence {
+            next: now,
+            pause: silence * 2,
+        });
+        new
     }
 
     /// It has said something. True if it had been silent.
     pub fn spoke(&mut self) -> bool {
-        std::mem::take(&mut self.silent)
+        self.silent.take().is_some()
     }
 
     /// Whether it has not said anything for long.
     pub fn is_silent(&self) -> bool {
-        self.silent
+        self.silent.is_some()
+    }
+
+    /// While it is silent: when it is to be tried over a further connection.
+    pub fn try_at(&self) -> Option<Instant> {
+        self.silent.as_ref().map(|silence| silence.next)
+    }
+
+    /// Whether it is to be tried now.
+    pub fn is_to_be_tried(&self, now: Instant) -> bool {
+        self.try_at().is_some_and(|at| at <= now)
+    }
+
+    /// It is being tried.
+    pub fn tried(&mut self, now: Instant, settings: &Settings) {
+        if let Some(silence) = &mut self.silent {
+            silence.next = now + silence.pause;
+            silence.pause = (silence.pause * 2).min(settings.max_pause);
+        }
     }
 
     /// It asked to be left alone for this long.
@@ -124,6 +154,14 @@ impl Health {
     /// Why it is suspended.
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// It could be connected to again. What it makes of messages has to be seen: it is probed by one connection, and its
+    /// next pause is as long as if it had not been reached. True if it had been down.
+    pub fn reached(&mut self) -> bool {
+        let was_down = self.state != State::Up;
+        self.state = State::Up;
+        was_down
     }
 
     /// It answered a message. True if it had been down.

@@ -6,13 +6,17 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, Hasher, RandomState},
     rc::Rc,
+    time::Duration,
 };
 
-use mail_smtp::{Outcome, RelayFault};
+use mail_smtp::{Outcome, RelayFault, Reply};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    Config, JobResult, Report, Settings, connection,
+    Config, JobResult, Report, Settings,
+    conclude::first_line,
+    connection,
+    domain::Domain,
     flow::Flow,
     health::Health,
     relay::{Doing, Relay, Slot},
@@ -28,8 +32,8 @@ const MAX_TRIES: u32 = 3;
 
 /// The job that a relay's trouble happened to.
 pub(crate) enum Victim {
-    /// One that was being sent.
-    This(Box<Ticket>),
+    /// One that was being sent; whether the relay failed with it before, and has not answered since.
+    This(Box<Ticket>, bool),
     /// If the relay is suspended: the first that waits, for which it was connected to since then.
     First(Instant),
     /// None, or one that has been reported.
@@ -104,18 +108,48 @@ impl Hub {
         for _ in 0..ready.min(idle) {
             relay.wake.notify_one();
         }
-        let limit = relay.health.borrow().limit();
+        if relay.open.get() > 0 && relay.health.borrow().is_silent() {
+            return; // it is tried from time to time
+        }
+        let limit = relay.limit();
         let mut wanted = ready.saturating_sub(idle + relay.connecting.get());
         while wanted > 0 && relay.open.get() < limit {
             wanted -= 1;
-            let slot = Slot::new(Rc::clone(self), Rc::clone(relay));
-            tokio::task::spawn_local(connection::run(slot));
+            self.connect(relay);
+        }
+    }
+
+    pub fn connect(self: &Rc<Self>, relay: &Rc<Relay>) {
+        let slot = Slot::new(Rc::clone(self), Rc::clone(relay));
+        tokio::task::spawn_local(connection::run(slot));
+    }
+
+    /// Connects once more to a relay that says nothing, if it is time to.
+    pub fn try_silent(self: &Rc<Self>, relay: &Rc<Relay>, now: Instant) {
+        if !relay.health.borrow().is_to_be_tried(now) {
+            return;
+        }
+        relay.health.borrow_mut().tried(now, &self.settings);
+        if relay.spare_one_more() {
+            self.connect(relay);
         }
     }
 
     /// A relay said something.
-    pub fn spoke(&self, relay: &Relay) {
-        if relay.spoke(Instant::now()) && !relay.retired.get() {
+    pub fn spoke(self: &Rc<Self>, relay: &Rc<Relay>) {
+        if !relay.spoke(Instant::now()) || relay.retired.get() {
+            return;
+        }
+        self.report(Report::RelayUp {
+            relay: relay.config.id,
+        });
+        relay.speaks.notify_waiters();
+        self.pump(relay);
+    }
+
+    /// A relay that could not be reached has let us in.
+    pub fn reached(self: &Rc<Self>, relay: &Relay) {
+        if relay.health.borrow_mut().reached() && !relay.retired.get() {
             self.report(Report::RelayUp {
                 relay: relay.config.id,
             });
@@ -124,6 +158,7 @@ impl Hub {
 
     /// A relay answered a message.
     pub fn answered(self: &Rc<Self>, relay: &Rc<Relay>) {
+        relay.note_answer(Instant::now());
         let mut health = relay.health.borrow_mut();
         let before = health.limit();
         let was_down = health.answered();
@@ -144,7 +179,7 @@ impl Hub {
         let relay = &slot.relay;
         slot.set(Doing::Leaving);
         if slot.is_over() {
-            if let Victim::This(ticket) = victim {
+            if let Victim::This(ticket, _) = victim {
                 self.reroute([ticket.met(relay.config.id, &fault)]);
             }
             return;
@@ -158,12 +193,18 @@ impl Hub {
             0 => relay.connecting.get(),
             working => working,
         };
-        if others == 0 {
-            self.suspend(relay, fault, victim);
+        let fails = !matches!(victim, Victim::First(_)) && relay.fails_again();
+        if others == 0 || fails {
+            match victim {
+                Victim::This(ticket, _) if relay.may_try_another(Instant::now()) => {
+                    self.set_aside(relay, *ticket, &fault);
+                }
+                victim => self.suspend(relay, fault, victim),
+            }
             return;
         }
         relay.health.borrow_mut().crowded(others, &self.settings);
-        if let Victim::This(ticket) = victim {
+        if let Victim::This(ticket, _) = victim {
             let ticket = ticket.met(relay.config.id, &fault);
             if ticket.tries < MAX_TRIES {
                 self.requeue(relay, ticket);
@@ -174,37 +215,65 @@ impl Hub {
         }
     }
 
+    /// A relay failed with this message, and another one is to show how it is.
+    fn set_aside(self: &Rc<Self>, relay: &Rc<Relay>, ticket: Ticket, fault: &RelayFault) {
+        let mut ticket = ticket.met(relay.config.id, fault);
+        if self.has_another(&ticket, relay) {
+            self.reroute([ticket]);
+        } else {
+            ticket.steps_back = Some((self.settings.first_pause, None));
+            self.step_back(ticket);
+        }
+        self.pump(relay);
+    }
+
     /// Suspends a relay after trouble: for as long as a rule says that its reply asks for, else for a growing time.
     fn suspend(self: &Rc<Self>, relay: &Rc<Relay>, fault: RelayFault, victim: Victim) {
-        let in_hand = matches!(victim, Victim::This(_));
+        let again = matches!(victim, Victim::This(_, true));
+        let unreached = matches!(victim, Victim::First(_));
         let tried = match victim {
-            Victim::This(ticket) => Some(*ticket),
-            Victim::First(since) => relay.queue.borrow_mut().pop_any().map(|mut ticket| {
-                ticket.started = Some(since.max(ticket.queued));
-                ticket
-            }),
+            Victim::This(ticket, _) => Some(*ticket),
+            Victim::First(since) => {
+                relay
+                    .queue
+                    .borrow_mut()
+                    .pop_any(Instant::now())
+                    .map(|mut ticket| {
+                        ticket.started = Some(since.max(ticket.queued));
+                        ticket
+                    })
+            }
             Victim::None => None,
         }
         .map(|ticket| ticket.met(relay.config.id, &fault));
         let (now, reason) = (Instant::now(), fault.to_string());
         let asked = self.asked_pause(relay, &fault);
+        let rule = asked.as_ref().map(|decision| decision.rule.clone());
         let mut health = relay.health.borrow_mut();
         let pause = match asked.as_ref().and_then(|decision| decision.duration) {
             Some(pause) => {
                 health.suspended(now, pause, reason);
                 pause
             }
+            // Another connection has just failed, too.
+            None if !health.is_available(now) => {
+                health.back_at().map_or(Duration::ZERO, |at| at - now)
+            }
             None => health.failed(now, reason, &self.settings, self.draw()),
         };
         drop(health);
+        relay.failures.set(0);
+        relay.next_round();
+        relay.unreached.set(unreached);
+        self.keeper.notify_one();
         self.report(Report::RelayDown {
             relay: relay.config.id,
             pause,
             fault,
+            rule,
         });
         let tried = tried.map(|mut ticket| {
             // Perhaps it is the message that the relay cannot stand: then another one has to show that.
-            let again = in_hand && relay.victim.replace(Some(ticket.id())) == Some(ticket.id());
             if asked.is_some() || again {
                 ticket.steps_back = Some((pause, asked));
             }
@@ -219,6 +288,22 @@ impl Hub {
         let rules = Rc::clone(&self.rules.borrow());
         let decision = rules::decide(&rules, relay.config.id, fault.reply.as_ref()?)?;
         (decision.action == Action::SuspendRelay).then_some(decision)
+    }
+
+    /// Lets mail for a domain wait, since a rule understands a relay's reply so.
+    pub fn pause_domain(&self, domain: &Domain, relay: i32, decision: &Decision, reply: &Reply) {
+        let words = first_line(&reply.text);
+        domain.suspend(decision.duration.unwrap_or_default(), words);
+        let now = Instant::now();
+        if let Some(until) = domain.suspended_until(now) {
+            self.report(Report::DomainPaused {
+                domain: domain.name.clone(),
+                pause: until.saturating_duration_since(now),
+                relay,
+                rule: decision.rule.clone(),
+                words: format!("{} {words}", reply.code),
+            });
+        }
     }
 
     pub fn draw(&self) -> u64 {
@@ -266,6 +351,7 @@ impl Hub {
             }
         }
         let freed = self.configure_flow(&config.queues, &config.domains);
+        self.report(Report::Configured);
         for relay in changed {
             self.pump(&relay);
         }
@@ -307,10 +393,20 @@ fn retire(relay: &Relay) {
     relay.call_off();
 }
 
-/// Ends a job that has nowhere to go: with the relay's trouble if it met one, else as never started.
+/// Ends a job that has nowhere to go: with the relay's trouble if it met one, and the rule that made it one; else as never
+/// started.
 pub(crate) fn give_up(mut ticket: Ticket, why: String) {
     match ticket.fault.take() {
-        Some(fault) => ticket.finish(JobResult::Smtp(Outcome::NotTried(fault)), None),
+        Some(fault) => {
+            ticket.decisions = ticket
+                .steps_back
+                .take()
+                .and_then(|(_, rule)| rule)
+                .map(Some)
+                .into_iter()
+                .collect();
+            ticket.finish(JobResult::Smtp(Outcome::NotTried(fault)), None);
+        }
         None => ticket.give_back(why),
     }
 }

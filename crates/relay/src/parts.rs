@@ -68,14 +68,18 @@ fn take_settled(end: &mut Finished) -> Option<Finished> {
         decisions: take(&mut end.decisions, &settled),
         others: Vec::new(),
         untried: None,
+        waits_for: None,
         more: true,
     };
-    if let (true, Some(wait)) = (end.to.is_empty(), end.untried.take()) {
+    if end.to.is_empty()
+        && let Some(wait) = end.untried.take()
+    {
         // Nobody is left of whom anything is to be said but that they are to be tried.
         end.result = JobResult::PutOff {
             wait,
             why: "its relay did not get to them".to_owned(),
             told: false,
+            fault: None,
         };
     }
     Some(settled)
@@ -114,6 +118,7 @@ fn together(mut ends: Vec<Finished>, last: Finished) -> Option<Finished> {
     let mut first = judged.remove(0);
     first.others = judged;
     first.untried = wait;
+    first.waits_for = untried.into_iter().find_map(|end| end.waits_for);
     Some(first)
 }
 
@@ -135,12 +140,7 @@ mod tests {
     use crate::Transport;
 
     fn judged(verdict: Verdict) -> JobResult {
-        let result = RecipientResult {
-            verdict,
-            phase: Phase::Dot,
-            reply: None,
-            detail: None,
-        };
+        let result = RecipientResult::unasked(verdict, Phase::Dot, "");
         JobResult::Smtp(Outcome::Judged(vec![result]))
     }
 
@@ -157,6 +157,7 @@ mod tests {
             wait: Duration::from_secs(seconds),
             why: "later".to_owned(),
             told: false,
+            fault: None,
         }
     }
 
@@ -196,6 +197,7 @@ mod tests {
                 others: Vec::new(),
                 untried: None,
                 more: false,
+                waits_for: None,
             }));
         }
         let last = seen.borrow_mut().pop().expect("an end");

@@ -4,7 +4,7 @@
 //! is held at any moment. A long one ("10,000 a day") is counted: what is left of it may be used at once, and any stretch
 //! of time as long as the window, to a hundredth, holds no more than the limit.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{cell::Cell, collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
@@ -109,6 +109,18 @@ impl Limiter {
         }
     }
 
+    /// How many may be taken within `time`, if one may be taken now.
+    pub fn within(&mut self, time: Duration, now: Instant) -> usize {
+        match (self.available(now), &self.kind) {
+            (0, _) => 0,
+            (_, Kind::Paced { .. }) => {
+                let steps = time.as_nanos() / self.rate.step().as_nanos().max(1);
+                usize::try_from(steps).unwrap_or(usize::MAX).max(1)
+            }
+            (left, Kind::Counted { .. }) => left,
+        }
+    }
+
     /// When the one behind `others` may be taken, if nobody else takes any.
     pub fn after(&mut self, others: usize, now: Instant) -> Instant {
         let ready = self.ready_at(now);
@@ -131,6 +143,27 @@ impl Limiter {
                 now + whole * (1 + behind / self.rate.count.max(1))
             }
         }
+    }
+}
+
+/// Times for those that a limit cannot let go now: one after the other.
+#[derive(Default)]
+pub(crate) struct Turns {
+    last: Cell<Option<Instant>>,
+}
+
+impl Turns {
+    /// How long the next one has to wait: until `earliest`, and a step behind the one before it.
+    pub fn give(&self, earliest: Instant, step: Duration, now: Instant) -> Duration {
+        let behind = self.last.get().map_or(earliest, |last| last + step);
+        let at = behind.max(earliest);
+        self.last.set(Some(at));
+        at.saturating_duration_since(now)
+    }
+
+    /// Forgets the times that were given: those who got them come again.
+    pub fn forget(&self) {
+        self.last.set(None);
     }
 }
 

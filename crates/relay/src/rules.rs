@@ -74,6 +74,8 @@ pub struct Decision {
     pub action: Action,
     /// For how long; `None` where the action needs no time.
     pub duration: Option<Duration>,
+    /// The reply said for how long, not the rule.
+    pub by_reply: bool,
 }
 
 /// Compiles the pattern of a rule: a regular expression that ignores case.
@@ -86,6 +88,15 @@ pub fn pattern(text: &str) -> Result<Regex, String> {
         .size_limit(MAX_PATTERN)
         .build()
         .map_err(|error| error.to_string())
+}
+
+/// Whether a pattern has a group of that name.
+///
+/// # Errors
+/// As [`pattern`].
+pub fn has_group(text: &str, name: &str) -> Result<bool, String> {
+    let pattern = pattern(text)?;
+    Ok(pattern.capture_names().flatten().any(|group| group == name))
 }
 
 /// The first rule that fits a reply of a relay.
@@ -121,6 +132,7 @@ pub(crate) fn decide(rules: &[Rule], relay: i32, reply: &Reply) -> Option<Decisi
             rule: rule.name.clone(),
             action: rule.action,
             duration: duration.map(|duration| duration.max(SHORTEST)),
+            by_reply: timed && rule.duration.is_none(),
         })
     })
 }
@@ -244,6 +256,20 @@ mod tests {
             let decided = decided(rules, &reply(450, None, text));
             assert_eq!(decided.and_then(|(_, s)| s), seconds, "{text}");
         }
+    }
+
+    #[test]
+    fn a_group_is_known_by_its_name_however_it_is_written() {
+        for (pattern, has) in [
+            (r"in (?<n>\d+) s", true),
+            (r"in (?P<n>\d+) s", true),
+            (r"in \(?<n>\d+ s", false),
+            (r"in [(?<n>] s", false),
+            (r"(?<no>\d+)(?<unit>n)", false),
+        ] {
+            assert_eq!(has_group(pattern, "n"), Ok(has), "{pattern}");
+        }
+        assert!(has_group("(?<n>", "n").is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use mail_smtp::{RecipientResult, RelayFault, Verdict};
 
-use crate::{Action, Decision, Rule, connection::first_line, rules::decide};
+use crate::{Action, Decision, Rule, conclude::first_line, rules::decide};
 
 /// The rules find that a refusal is about the relay.
 pub(crate) enum Ruled {
@@ -93,6 +93,7 @@ mod tests {
                 text: text.to_owned(),
             }),
             detail: None,
+            status: None,
         }
     }
 

@@ -7,12 +7,14 @@ use std::{
     time::Duration,
 };
 
+use mail_message::Composed;
 use mail_smtp::{Message, Outcome, Phase, RecipientResult, RelayFault, TlsInfo, Verdict};
 use tokio::time::Instant;
 
 use crate::{
     Decision, Finished, Job, JobResult, Report, Transport,
     domain::{Domain, InFlight},
+    envelope,
 };
 
 /// Where reports go.
@@ -20,6 +22,7 @@ pub(crate) type Reporter = Rc<dyn Fn(Report)>;
 
 /// A job that has not been reported yet. Dropping it reports it: as `Returned`, as a transient failure
 /// when a panic drops it, and as uncertain, to be safe, while it is being sent.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Ticket {
     id: i64,
     token: i64,
@@ -32,6 +35,8 @@ pub(crate) struct Ticket {
     reporter: Reporter,
     /// When it was submitted.
     pub queued: Instant,
+    /// When it came into the line where it waits.
+    pub entered: Instant,
     /// When its transaction, or the connect for it, began.
     pub started: Option<Instant>,
     /// The relay that was used or tried last.
@@ -40,10 +45,18 @@ pub(crate) struct Ticket {
     pub fault: Option<RelayFault>,
     /// How often it met a relay's trouble.
     pub tries: u32,
+    /// It is for some recipients of its message only.
+    pub part: bool,
+    /// Since when it waits for its turn at one relay or another.
+    pub since: Option<Instant>,
+    /// Relays that cannot carry it.
+    pub unfit: Vec<i32>,
     /// The domain of its recipients, or of the first where they need not be told apart.
     pub domain: Rc<Domain>,
     /// Its place among those on their way to that domain.
     pub in_flight: Option<InFlight>,
+    /// It waits outside until its domain asks for more.
+    pub parked: bool,
     /// What rules decided for its recipients; empty: nothing.
     pub decisions: Vec<Option<Decision>>,
     /// Its relay was suspended for what it made of this message: for how long, and by which rule.
@@ -76,14 +89,19 @@ impl Ticket {
             },
             domain,
             in_flight: None,
+            parked: false,
             decisions: Vec::new(),
             steps_back: None,
             reporter,
             queued: now,
+            entered: now,
             started: None,
             relay: None,
             fault: None,
             tries: 0,
+            part: false,
+            since: None,
+            unfit: Vec::new(),
             sending: false,
             done: false,
         }
@@ -111,6 +129,7 @@ impl Ticket {
     pub fn met(mut self, relay: i32, fault: &RelayFault) -> Self {
         self.relay = Some(relay);
         self.fault = Some(fault.clone());
+        self.steps_back = None;
         self.in_flight = None;
         self.tries += 1;
         self
@@ -120,7 +139,10 @@ impl Ticket {
     pub fn composed(mut self) -> Option<Self> {
         if self.message.data.is_empty() {
             match self.compose() {
-                Ok(data) => self.message.data = data.into(),
+                Ok(composed) => {
+                    self.message.data = composed.data.into();
+                    self.message.dsn = composed.dsn.as_ref().map(envelope::dsn).unwrap_or_default();
+                }
                 Err(why) => {
                     self.finish(JobResult::Unrenderable(why), None);
                     return None;
@@ -130,9 +152,9 @@ impl Ticket {
         Some(self)
     }
 
-    fn compose(&self) -> Result<Vec<u8>, String> {
+    fn compose(&self) -> Result<Composed, String> {
         catch_unwind(AssertUnwindSafe(|| {
-            mail_message::compose(&self.content, self.date)
+            mail_message::compose_with_dsn(&self.content, self.date)
         }))
         .map_err(|_| "internal error while composing".to_owned())?
         .map_err(|error| error.to_string())
@@ -141,7 +163,7 @@ impl Ticket {
     /// Ends a capture job.
     pub fn capture(self) {
         let result = match self.compose() {
-            Ok(data) => JobResult::Captured(data),
+            Ok(composed) => JobResult::Captured(composed.data),
             Err(why) => JobResult::Unrenderable(why),
         };
         self.finish(result, None);
@@ -153,8 +175,15 @@ impl Ticket {
     }
 
     /// Ends it without having been started: it is to be claimed again after `wait`.
-    pub fn put_off(self, wait: Duration, why: String, told: bool) {
-        self.finish(JobResult::PutOff { wait, why, told }, None);
+    pub fn put_off(mut self, wait: Duration, why: String, told: bool) {
+        let fault = self.fault.take().filter(|_| told);
+        let result = JobResult::PutOff {
+            wait,
+            why,
+            told,
+            fault,
+        };
+        self.finish(result, None);
     }
 
     /// Ends it with one verdict for all recipients, which no reply gave.
@@ -163,13 +192,21 @@ impl Ticket {
         self.finish(JobResult::Smtp(outcome), tls);
     }
 
-    fn all(&self, verdict: Verdict, phase: Phase, detail: &str) -> Outcome {
+    /// Ends it with its relay's trouble as an attempt of its own.
+    pub fn fail(self, fault: RelayFault, tls: Option<TlsInfo>) {
         let result = RecipientResult {
-            verdict,
-            phase,
-            reply: None,
-            detail: Some(detail.to_owned()),
+            verdict: Verdict::Transient,
+            phase: fault.phase,
+            reply: fault.reply,
+            status: None,
+            detail: Some(fault.detail),
         };
+        let outcome = Outcome::Judged(vec![result; self.message.to.len()]);
+        self.finish(JobResult::Smtp(outcome), tls);
+    }
+
+    fn all(&self, verdict: Verdict, phase: Phase, detail: &str) -> Outcome {
+        let result = RecipientResult::unasked(verdict, phase, detail);
         Outcome::Judged(vec![result; self.message.to.len()])
     }
 
@@ -214,6 +251,7 @@ impl Ticket {
                 .unwrap_or_default(),
             decisions: std::mem::take(&mut self.decisions),
             others: Vec::new(),
+            waits_for: self.parked.then(|| self.domain.name.clone()),
             untried: untried.then_some(Duration::ZERO),
             more: false,
         }));

@@ -140,6 +140,10 @@ pub struct Job {
 
 /// What the pool says back.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every report is one of the largest"
+)]
 pub enum Report {
     /// One job ended. Every job ends in exactly one of these.
     Finished(Finished),
@@ -151,6 +155,21 @@ pub enum Report {
         pause: Duration,
         /// Why.
         fault: RelayFault,
+        /// The rule that understands the fault's reply as a wish for this pause; `None`: the relay failed.
+        rule: Option<String>,
+    },
+    /// Mail for a recipient domain waits for this long, since a rule understands a relay so.
+    DomainPaused {
+        /// Which.
+        domain: String,
+        /// For how long from now.
+        pause: Duration,
+        /// The relay that said so.
+        relay: i32,
+        /// The rule.
+        rule: String,
+        /// What the relay said.
+        words: String,
     },
     /// A relay has not said anything for so long while mail waits for it. It may still answer.
     RelaySilent {
@@ -164,6 +183,17 @@ pub enum Report {
         /// Which.
         relay: i32,
     },
+    /// A domain can take more of what was put off for it: those whose time comes first may come now.
+    Roomy {
+        /// Of this queue.
+        queue: i32,
+        /// As in [`Finished::waits_for`].
+        domain: String,
+        /// How many.
+        count: usize,
+    },
+    /// A configuration is in force: what was reported before was by another.
+    Configured,
     /// A limit is used up: nothing more can go for so long.
     Exhausted {
         /// Whose limit.
@@ -208,6 +238,8 @@ pub struct Finished {
     /// This is not the end of the job: others of its recipients, who go another way, are still being tried. Those here
     /// are delivered to, or failed for good.
     pub more: bool,
+    /// The domain, in lower case, that was not tried and may ask for the message before its time: [`Report::Roomy`].
+    pub waits_for: Option<String>,
 }
 
 /// What became of one job.
@@ -222,7 +254,7 @@ pub enum JobResult {
     /// It was never started: the pool stops, or no relay is available.
     Returned(String),
     /// It was never started, and should wait so long before it is claimed again: its recipient's domain has reached a
-    /// limit, is suspended, or gives no answer.
+    /// limit, is suspended, is slow, or gives no answer.
     PutOff {
         /// How long.
         wait: Duration,
@@ -230,5 +262,7 @@ pub enum JobResult {
         why: String,
         /// Whether that is worth a record: it is no passing matter.
         told: bool,
+        /// The relay's trouble that it is because of, where it is told.
+        fault: Option<RelayFault>,
     },
 }

@@ -104,6 +104,9 @@ pub struct Harness {
     pub ups: Vec<i32>,
     pub silent: Vec<i32>,
     pub exhausted: Vec<(Limited, Duration)>,
+    pub paused: Vec<Report>,
+    /// What was asked for: queue, domain, how many.
+    pub roomy: Vec<(i32, String, usize)>,
 }
 
 impl Harness {
@@ -124,6 +127,8 @@ impl Harness {
             ups: Vec::new(),
             silent: Vec::new(),
             exhausted: Vec::new(),
+            paused: Vec::new(),
+            roomy: Vec::new(),
         }
     }
 
@@ -141,9 +146,16 @@ impl Harness {
                 }
             }
             Report::RelayDown { relay, pause, .. } => self.downs.push((relay, pause)),
+            Report::Configured => {}
             Report::RelayUp { relay } => self.ups.push(relay),
             Report::RelaySilent { relay, .. } => self.silent.push(relay),
+            Report::Roomy {
+                queue,
+                domain,
+                count,
+            } => self.roomy.push((queue, domain, count)),
             Report::Exhausted { limit, wait } => self.exhausted.push((limit, wait)),
+            paused @ Report::DomainPaused { .. } => self.paused.push(paused),
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Behaviour {
     pub politely: AtomicBool,
     /// Milliseconds that each final dot takes.
     pub delay: AtomicUsize,
+    /// Milliseconds that the answer to a command takes that holds these words.
+    pub slow: Mutex<Option<(&'static str, u64)>>,
     /// What is said to a command that holds these words (a final dot is the command `.`); `None`: nothing, for ever.
     pub answers: Mutex<Vec<(&'static str, Option<&'static str>)>>,
 }
@@ -45,6 +47,17 @@ impl Behaviour {
         let mut answers = self.answers.lock().unwrap();
         answers.retain(|(known, _)| *known != words);
         answers.push((words, with));
+    }
+
+    /// Takes so many milliseconds for the answer to a command that holds these words.
+    pub fn slow_about(&self, words: &'static str, milliseconds: u64) {
+        *self.slow.lock().unwrap() = Some((words, milliseconds));
+    }
+
+    fn pause_before(&self, command: &str) -> Option<Duration> {
+        let slow = self.slow.lock().unwrap();
+        let fits = slow.filter(|(words, _)| command.contains(words));
+        fits.map(|(_, milliseconds)| Duration::from_millis(milliseconds))
     }
 
     fn answer_to(&self, command: &str) -> Answer {
@@ -173,6 +186,9 @@ async fn serve(
             return Ok(());
         }
         let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
+        if let Some(pause) = does.pause_before(&line) {
+            tokio::time::sleep(pause).await;
+        }
         let ready = does.answer_to(&line);
         if matches!(ready, Answer::Nothing) {
             forever().await;
