@@ -27,17 +27,17 @@ CREATE TABLE mail.reply_rule (
     enabled  boolean NOT NULL DEFAULT true,
     fresh    boolean,
     CHECK (num_nonnulls(code, status, pattern) > 0),
-    CHECK (duration IS NOT NULL OR action IN ('fail', 'hold') OR pattern LIKE '%(?<n>%')
+    CONSTRAINT reply_rule_suspends_for_a_second_or_more CHECK (action NOT IN ('suspend_relay', 'suspend_domain') OR duration >= '1 second')
 );
 COMMENT ON TABLE mail.reply_rule IS 'What to do about a relay''s 4yz and 5yz replies beyond what their first digit says; the first rule that fits, by position and name, decides. A change takes effect at commit.';
 COMMENT ON COLUMN mail.reply_rule.name IS 'Its name; events of recipients that it decided about carry it.';
 COMMENT ON COLUMN mail.reply_rule.position IS 'Lower ones are tried first.';
-COMMENT ON COLUMN mail.reply_rule.relay IS 'The only relay that it is for; NULL: all.';
+COMMENT ON COLUMN mail.reply_rule.relay IS 'The only relay that it is for; NULL: all. One that does not exist (yet) is accepted: mail.health() tells of it.';
 COMMENT ON COLUMN mail.reply_rule.code IS 'How the reply code begins, as 4, 45 or 451; NULL: any.';
 COMMENT ON COLUMN mail.reply_rule.status IS 'How the enhanced status code begins, as 4.7. or 4.7.28; NULL: any, or none.';
 COMMENT ON COLUMN mail.reply_rule.pattern IS 'Regular expression (that of the Rust crate regex), searched in the reply''s text, enhanced code included, without regard to case; NULL: any.';
 COMMENT ON COLUMN mail.reply_rule.action IS 'retry: the message is tried again after duration; suspend_relay: the relay gets no mail for that long, and no attempt is counted; suspend_domain: mail for the recipient''s domain waits for that long; fail: the message fails; hold: it waits until mail.retry(id).';
-COMMENT ON COLUMN mail.reply_rule.duration IS 'How long; NULL: as the text says, by the groups (?<n>number) and (?<unit>seconds, minutes or hours) of the pattern.';
+COMMENT ON COLUMN mail.reply_rule.duration IS 'How long, at least a second where it suspends (a retry comes no sooner either), at most 31 days; NULL: as the text says, by the groups (?<n>number) and (?<unit>seconds, minutes or hours) of the pattern.';
 COMMENT ON COLUMN mail.reply_rule.enabled IS 'False: not used.';
 COMMENT ON COLUMN mail.reply_rule.fresh IS 'True for a rule that CREATE EXTENSION made and nobody has changed: a restored dump replaces it. Not to be set by hand.';
 
@@ -45,6 +45,11 @@ CREATE FUNCTION mail._reply_rule_check() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM mail._check_pattern(NEW.pattern);
+    IF NEW.duration IS NULL AND NEW.action NOT IN ('fail', 'hold') AND mail._has_group(NEW.pattern, 'n') IS NOT TRUE THEN
+        RAISE EXCEPTION 'rule "%" has no duration, and its pattern no group "n" to read one from', NEW.name
+            USING ERRCODE = '22023', COLUMN = 'duration',
+                  HINT = 'Give a duration, or mark the number in the pattern as (?<n>[0-9]+), and its unit, if there is one, as (?<unit>[smh]).';
+    END IF;
     IF TG_OP = 'INSERT' THEN
         IF NEW.fresh IS NOT NULL THEN -- as only a dump says it
             DELETE FROM mail.reply_rule r WHERE r.name = NEW.name AND r.fresh;
@@ -56,7 +61,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION mail._reply_rule_check() IS 'Validates a rule. Errors: 22023 for a pattern that is none.';
+COMMENT ON FUNCTION mail._reply_rule_check() IS 'Validates a rule. Errors: 22023 for a pattern that is none, or a duration that nothing says.';
 
 CREATE TRIGGER reply_rule_check BEFORE INSERT OR UPDATE ON mail.reply_rule
     FOR EACH ROW EXECUTE FUNCTION mail._reply_rule_check();
@@ -81,3 +86,20 @@ INSERT INTO mail.reply_rule (name, position, code, status, pattern, action, dura
     ('icloud-rate', 20, '4', NULL, '\[CS[0-9]+\]', 'suspend_domain', '15 minutes', true),
     -- Whoever says when to come back.
     ('try-again-in', 30, '4', NULL, '(?:again|back|retry|wait)\D{0,40}?(?<n>[0-9]+)\s*(?<unit>s|m|h)(?:ec|in|our|r|\b)', 'retry', NULL, true);
+
+-- Written by the worker when a rule suspends a domain. The pause itself is in its memory, and ends with it.
+CREATE TABLE mail.domain_pause (
+    domain          text PRIMARY KEY,
+    since           timestamptz NOT NULL,
+    suspended_until timestamptz NOT NULL,
+    relay           text NOT NULL,
+    rule            text NOT NULL,
+    reason          text NOT NULL
+);
+COMMENT ON TABLE mail.domain_pause IS 'Recipient domains whose mail waits since a relay''s reply asked for it, by the worker''s account; also such as are over.';
+COMMENT ON COLUMN mail.domain_pause.domain IS 'The domain, in lower case.';
+COMMENT ON COLUMN mail.domain_pause.since IS 'When the pause began.';
+COMMENT ON COLUMN mail.domain_pause.suspended_until IS 'When mail for it goes on.';
+COMMENT ON COLUMN mail.domain_pause.relay IS 'Name of the relay whose reply it was.';
+COMMENT ON COLUMN mail.domain_pause.rule IS 'The reply rule that decided.';
+COMMENT ON COLUMN mail.domain_pause.reason IS 'The reply.';

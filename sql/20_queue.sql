@@ -50,7 +50,7 @@ CREATE TABLE mail.pending (
     ordering_hash bigint,
     ordering_seq  bigint,
     expires_at    timestamptz,
-    put_off       boolean NOT NULL DEFAULT false
+    waits_for     integer
 ) WITH (
     -- Every row is deleted soon: vacuum for the dead, at once, and never for having been inserted.
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0,
@@ -59,6 +59,7 @@ CREATE TABLE mail.pending (
 CREATE INDEX pending_claim_idx ON mail.pending (queue_id, rank, due_at, id);
 CREATE INDEX pending_ordering_idx ON mail.pending (ordering_hash, ordering_seq) WHERE ordering_hash IS NOT NULL;
 CREATE INDEX pending_expires_at_idx ON mail.pending (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX pending_waits_for_idx ON mail.pending (queue_id, waits_for, rank, due_at, id) WHERE waits_for IS NOT NULL;
 COMMENT ON TABLE mail.pending IS 'One narrow row for each message that is not finished; deleted at the end. A row in a live lease is in flight.';
 COMMENT ON COLUMN mail.pending.id IS 'The message.';
 COMMENT ON COLUMN mail.pending.due_at IS 'When it may next be claimed.';
@@ -69,7 +70,7 @@ COMMENT ON COLUMN mail.pending.attempts IS 'Attempts that ended.';
 COMMENT ON COLUMN mail.pending.ordering_hash IS 'Hash of queue and ordering_key.';
 COMMENT ON COLUMN mail.pending.ordering_seq IS 'Place within that key.';
 COMMENT ON COLUMN mail.pending.expires_at IS 'Not after.';
-COMMENT ON COLUMN mail.pending.put_off IS 'Waits, untried, for a limit or a relay: a change of these makes it due.';
+COMMENT ON COLUMN mail.pending.waits_for IS 'Put off, untried: a change of relays or limits makes it due. Hash of the recipient domain that may ask for it before; 0: none may. NULL: not put off since its last attempt.';
 
 CREATE FUNCTION mail._touch() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'touch_wrapper';
@@ -119,9 +120,9 @@ COMMENT ON COLUMN mail.event.id IS 'Ascending number.';
 COMMENT ON COLUMN mail.event.at IS 'When.';
 COMMENT ON COLUMN mail.event.message_id IS 'The message.';
 COMMENT ON COLUMN mail.event.queue_id IS 'The queue.';
-COMMENT ON COLUMN mail.event.attempt IS 'Which attempt, from 1; 0: before the first.';
+COMMENT ON COLUMN mail.event.attempt IS 'Which attempt, from 1; in events released, retried, cancelled and expired: how many were counted so far, from 0.';
 COMMENT ON COLUMN mail.event.code IS 'Reply code. RFC 5321 section 4.2.';
-COMMENT ON COLUMN mail.event.kind IS 'sent, deferred, failed, uncertain, held, released, interrupted, lease_ended, retried, cancelled, expired or suppressed.';
+COMMENT ON COLUMN mail.event.kind IS 'sent, deferred, failed, uncertain, held, released, interrupted, lease_ended, retried, dismissed, cancelled, expired or suppressed.';
 COMMENT ON COLUMN mail.event.state IS 'The state that the message ended in with this event; NULL: it went on.';
 COMMENT ON COLUMN mail.event.recipient IS 'The recipient; NULL: the whole message.';
 COMMENT ON COLUMN mail.event.relay IS 'The relay.';

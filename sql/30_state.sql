@@ -139,7 +139,7 @@ COMMENT ON FUNCTION mail._log_results(bigint, integer, integer, jsonb, timestamp
 
 CREATE FUNCTION mail._settle(
     id bigint, results jsonb, relay text DEFAULT NULL, duration interval DEFAULT NULL, retry_after interval DEFAULT NULL,
-    counted boolean DEFAULT true, untried interval DEFAULT NULL
+    counted boolean DEFAULT true, untried interval DEFAULT NULL, waits_for text DEFAULT NULL
 ) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -151,6 +151,7 @@ DECLARE
     born    timestamptz;
     goes_on boolean;
     later   float8;
+    asked   boolean;
     pause   interval;
     final   text;
 BEGIN
@@ -166,7 +167,7 @@ BEGIN
         SELECT FROM jsonb_array_elements(results) r
         WHERE r ->> 'verdict' = 'transient' OR r ->> 'verdict' = 'uncertain' AND q.on_uncertain = 'retry');
     -- A rule may say when: then not before, for whichever of the recipients that is the latest.
-    SELECT max((r ->> 'retry_after')::float8) INTO later
+    SELECT max((r ->> 'retry_after')::float8), coalesce(bool_or((r ->> 'by_reply')::boolean), false) INTO later, asked
     FROM jsonb_array_elements(results) r WHERE r ->> 'verdict' IN ('transient', 'uncertain');
 
     IF NOT goes_on THEN
@@ -190,10 +191,11 @@ BEGIN
         pause := CASE WHEN retry_after IS NOT NULL THEN retry_after
                       WHEN NOT counted THEN coalesce(untried, '0')
                       -- What a relay asks for is granted a few times; then it is no sooner than the queue would try.
-                      WHEN later < 'Infinity' AND n <= 3 THEN make_interval(secs => later)
+                      WHEN later < 'Infinity' AND (n <= 3 OR NOT asked) THEN make_interval(secs => later)
                       ELSE greatest(make_interval(secs => nullif(later, 'Infinity')), mail._backoff(q.retry_base, q.retry_max, n)) END;
         UPDATE mail.pending t
-        SET attempts = CASE WHEN counted THEN n ELSE p.attempts END, put_off = NOT counted AND untried IS NOT NULL,
+        SET attempts = CASE WHEN counted THEN n ELSE p.attempts END,
+            waits_for = CASE WHEN NOT counted AND untried IS NOT NULL THEN coalesce(hashtext(_settle.waits_for), 0) END,
             due_at = CASE WHEN later = 'Infinity' THEN 'infinity' ELSE least(at + pause, m.expires_at) END
         WHERE t.id = _settle.id;
         PERFORM mail._touch_successor(p.queue_id, p.ordering_hash);
@@ -207,30 +209,33 @@ BEGIN
     RETURN final;
 END
 $$;
-COMMENT ON FUNCTION mail._settle(bigint, jsonb, text, interval, interval, boolean, interval) IS 'Records an attempt that its caller holds the lease of; results: [{verdict: delivered|transient|permanent|uncertain, recipient, code, status, phase, text, relay, seconds, tls, retry_after (seconds, Infinity: until it is retried by hand), detail}]. An attempt that is not counted goes on for those outstanding whatever the limits say, and so does one that left recipients untried: after so long if nobody else has to be tried again. Returns the new state, NULL if the message is not pending.';
+COMMENT ON FUNCTION mail._settle(bigint, jsonb, text, interval, interval, boolean, interval, text) IS 'Records an attempt that its caller holds the lease of; results: [{verdict: delivered|transient|permanent|uncertain, recipient, code, status, phase, text, relay, seconds, tls, retry_after (seconds, Infinity: until it is retried by hand), by_reply (the relay asked for that time, not a rule), detail}]. An attempt that is not counted goes on for those outstanding whatever the limits say, and so does one that left recipients untried: after so long if nobody else has to be tried again, or when the domain that it waits for asks for it. Returns the new state, NULL if the message is not pending.';
 
-CREATE FUNCTION mail._step_back(id bigint, pause interval, relay text, text text, rule text) RETURNS void
+CREATE FUNCTION mail._released(id bigint, facts jsonb, pause interval) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    p      mail.pending;
-    detail jsonb := CASE WHEN rule IS NOT NULL THEN jsonb_build_object('rule', rule) END;
+    p mail.pending;
 BEGIN
-    SELECT * INTO p FROM mail.pending t WHERE t.id = _step_back.id FOR UPDATE;
+    SELECT * INTO p FROM mail.pending t WHERE t.id = _released.id;
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    IF clock_timestamp() >= mail._born(p.id) + (SELECT q.give_up_after FROM mail.queue q WHERE q.id = p.queue_id) THEN
+    IF clock_timestamp() >= mail._born(p.id) + (SELECT q.give_up_after FROM mail.queue q WHERE q.id = p.queue_id) AND pause IS NOT NULL THEN
         PERFORM mail._settle(p.id, (
-            SELECT jsonb_agg(jsonb_build_object('verdict', 'transient', 'recipient', r, 'text', text, 'detail', detail))
-            FROM unnest(mail._outstanding(p.id)) AS r), relay);
+            SELECT jsonb_agg(facts || jsonb_build_object('verdict', 'transient', 'recipient', r))
+            FROM unnest(mail._outstanding(p.id)) AS r));
         RETURN;
     END IF;
-    INSERT INTO mail.event (message_id, queue_id, attempt, kind, relay, text, detail)
-    VALUES (p.id, p.queue_id, p.attempts, 'released', relay, text, detail);
-    UPDATE mail.pending t SET due_at = least(clock_timestamp() + pause, p.expires_at), put_off = true WHERE t.id = p.id;
+    INSERT INTO mail.event (message_id, queue_id, attempt, kind, relay, phase, code, status, text, duration, tls, detail)
+    VALUES (p.id, p.queue_id, p.attempts, 'released', facts ->> 'relay', facts ->> 'phase', (facts ->> 'code')::integer,
+            facts ->> 'status', facts ->> 'text', make_interval(secs => (facts ->> 'seconds')::float8), facts ->> 'tls',
+            nullif(facts -> 'detail', 'null'));
+    IF pause IS NOT NULL THEN
+        UPDATE mail.pending t SET due_at = least(clock_timestamp() + pause, p.expires_at), waits_for = 0 WHERE t.id = p.id;
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION mail._step_back(bigint, interval, text, text, text) IS 'Gives a message that was not judged, its relay or its domain being in trouble, its next time; it fails instead once give_up_after is over.';
+COMMENT ON FUNCTION mail._released(bigint, jsonb, interval) IS 'Records that a message was given back without an attempt, by one result as mail._settle has them. With a pause it is because of the message, or of nobody''s being there to take it: it gets its next time, and fails instead once give_up_after is over.';
 
 CREATE FUNCTION mail._touch_successor(queue_id integer, ordering_hash bigint) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

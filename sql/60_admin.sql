@@ -54,6 +54,22 @@ END
 $$;
 COMMENT ON FUNCTION mail.retry(bigint) IS 'Puts a dead letter back: due now, attempts from 0, to the recipients that it did not reach, at the end of its ordering key. Lets go of a message that a reply rule holds. False if it is neither. Errors: 55000 when its body is no longer kept.';
 
+CREATE FUNCTION mail.dismiss(id bigint) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    d mail.dead_letter;
+BEGIN
+    DELETE FROM mail.dead_letter t WHERE t.id = dismiss.id RETURNING t.* INTO d;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO mail.event (message_id, queue_id, attempt, kind, text)
+    VALUES (d.id, d.queue_id, d.attempts, 'dismissed', format('dismissed by %s', session_user));
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION mail.dismiss(bigint) IS 'Takes a message off the dead letters that needs nothing any more: it has arrived after all, or is not wanted. Its state and record stay. False if it is none.';
+
 CREATE FUNCTION mail.retry_dead_letters(queue text DEFAULT NULL, since timestamptz DEFAULT '-infinity') RETURNS bigint
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -132,7 +148,14 @@ DECLARE
     deadline timestamptz := clock_timestamp() + least(timeout, '100 years');
 BEGIN
     PERFORM mail._need_read_committed('mail.wait_idle');
-    WHILE EXISTS (SELECT FROM mail.pending p WHERE p.queue_id = q.id AND (p.due_at <= clock_timestamp() OR mail._leased(p.id))) LOOP
+    WHILE EXISTS (
+        SELECT FROM mail.pending p
+        WHERE p.queue_id = q.id AND (
+            p.due_at <= clock_timestamp() OR mail._leased(p.id)
+            -- What waits for a slow domain has no time of its own; what waits for a domain's limit has.
+            OR p.waits_for <> 0 AND p.waits_for NOT IN (
+                SELECT hashtext(d.domain) FROM mail.domain_limit d WHERE d.rate_limit IS NOT NULL)))
+    LOOP
         IF clock_timestamp() >= deadline THEN
             RETURN false;
         END IF;

@@ -8,15 +8,30 @@ CREATE FUNCTION mail._recover() RETURNS bigint
 $$;
 COMMENT ON FUNCTION mail._recover() IS 'Takes over from a worker that is gone: the attempts that it had in flight are counted.';
 
-CREATE FUNCTION mail._relay_down(relay_id integer, pause interval, error text) RETURNS void
+CREATE FUNCTION mail._relay_down(relay_id integer, pause interval, error text, rule text DEFAULT NULL) RETURNS void
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO mail.relay_trouble AS t (relay_id, since, suspended_until, failures, error)
-    SELECT r.id, clock_timestamp(), coalesce(clock_timestamp() + _relay_down.pause, 'infinity'), 1, _relay_down.error
+    INSERT INTO mail.relay_trouble AS t (relay_id, since, suspended_until, failures, error, rule)
+    SELECT r.id, clock_timestamp(), coalesce(clock_timestamp() + _relay_down.pause, 'infinity'), 1, _relay_down.error, _relay_down.rule
     FROM mail.relay r WHERE r.id = _relay_down.relay_id
     ON CONFLICT (relay_id) DO UPDATE
-    SET suspended_until = excluded.suspended_until, failures = t.failures + 1, error = excluded.error;
+    SET suspended_until = excluded.suspended_until, failures = t.failures + 1, error = excluded.error, rule = excluded.rule,
+        -- To fail and to ask for a pause are two troubles, and so are two pauses between which nothing wanted to be sent.
+        since = CASE WHEN (t.rule IS NULL) <> (excluded.rule IS NULL)
+                       OR t.rule IS NOT NULL AND t.suspended_until < clock_timestamp() - interval '5 minutes'
+                     THEN excluded.since ELSE t.since END;
 $$;
-COMMENT ON FUNCTION mail._relay_down(integer, interval, text) IS 'Notes that a relay is suspended; pause NULL: until it is configured differently.';
+COMMENT ON FUNCTION mail._relay_down(integer, interval, text, text) IS 'Notes that a relay is suspended, by a rule or because it failed; pause NULL: until it is configured differently.';
+
+CREATE FUNCTION mail._domain_paused(domain text, pause interval, relay text, rule text, reason text) RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM mail.domain_pause d WHERE d.suspended_until <= clock_timestamp();
+    INSERT INTO mail.domain_pause AS d (domain, since, suspended_until, relay, rule, reason)
+    VALUES (_domain_paused.domain, clock_timestamp(), clock_timestamp() + _domain_paused.pause, _domain_paused.relay,
+            _domain_paused.rule, _domain_paused.reason)
+    ON CONFLICT ON CONSTRAINT domain_pause_pkey DO UPDATE
+    SET suspended_until = excluded.suspended_until, relay = excluded.relay, rule = excluded.rule, reason = excluded.reason;
+$$;
+COMMENT ON FUNCTION mail._domain_paused(text, interval, text, text, text) IS 'Notes that mail for a recipient domain waits, and forgets pauses that are over.';
 
 CREATE FUNCTION mail._expire(batch integer) RETURNS integer
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -71,6 +86,7 @@ BEGIN
     DELETE FROM mail.capture c USING bodies b WHERE c.message_id = b.id;
     DELETE FROM mail.idempotency i WHERE (i.queue_id, i.key) IN (
         SELECT t.queue_id, t.key FROM mail.idempotency t WHERE t.until < clock_timestamp() LIMIT batch);
+    DELETE FROM mail.domain_pause d WHERE d.suspended_until < clock_timestamp();
 END
 $$;
-COMMENT ON FUNCTION mail._retain(bigint, integer) IS 'Lets go of bodies and records whose time is over among the next batch messages behind an id, and of idempotency keys; returns the last id it looked at, NULL if there was none.';
+COMMENT ON FUNCTION mail._retain(bigint, integer) IS 'Lets go of bodies and records whose time is over among the next batch messages behind an id, of idempotency keys, and of domains'' pauses; returns the last id it looked at, NULL if there was none.';

@@ -85,9 +85,9 @@ COMMENT ON VIEW mail.events IS 'What happened, in order. That a message was enqu
 COMMENT ON COLUMN mail.events.id IS 'Ascending number.';
 COMMENT ON COLUMN mail.events.at IS 'When.';
 COMMENT ON COLUMN mail.events.message_id IS 'Id of the message.';
-COMMENT ON COLUMN mail.events.kind IS 'sent, deferred, failed, uncertain (will be repeated), held (uncertain, waits for a person), released (no attempt counted), interrupted, lease_ended, retried, cancelled, expired or suppressed.';
+COMMENT ON COLUMN mail.events.kind IS 'sent, deferred, failed, uncertain (will be repeated), held (uncertain, waits for a person), released (no attempt counted), interrupted, lease_ended, retried, dismissed, cancelled, expired or suppressed.';
 COMMENT ON COLUMN mail.events.recipient IS 'The recipient; NULL: the whole message.';
-COMMENT ON COLUMN mail.events.attempt IS 'Which attempt, from 1.';
+COMMENT ON COLUMN mail.events.attempt IS 'Which attempt, from 1; in events released, retried, cancelled and expired: how many were counted so far, from 0.';
 COMMENT ON COLUMN mail.events.relay IS 'Name of the relay.';
 COMMENT ON COLUMN mail.events.code IS 'Reply code. RFC 5321 section 4.2.';
 COMMENT ON COLUMN mail.events.status IS 'Enhanced status code. RFC 3463.';
@@ -149,7 +149,7 @@ COMMENT ON COLUMN mail.queue_stats.queue IS 'Name of the queue.';
 COMMENT ON COLUMN mail.queue_stats.transport IS 'smtp, capture or external.';
 COMMENT ON COLUMN mail.queue_stats.paused IS 'Whether it is paused.';
 COMMENT ON COLUMN mail.queue_stats.queued IS 'Messages that are due and were not tried yet.';
-COMMENT ON COLUMN mail.queue_stats.scheduled IS 'Of the queued, those whose send_at is still to come, or that were put off for a limit or a relay.';
+COMMENT ON COLUMN mail.queue_stats.scheduled IS 'Of the queued, those whose send_at is still to come, or that were put off for a limit, a relay or a domain.';
 COMMENT ON COLUMN mail.queue_stats.sending IS 'Messages in flight.';
 COMMENT ON COLUMN mail.queue_stats.deferred IS 'Messages that wait for their next attempt.';
 COMMENT ON COLUMN mail.queue_stats.failed IS 'Dead letters.';
@@ -170,7 +170,7 @@ CREATE VIEW mail.relay_stats AS
 SELECT r.name AS relay, r.enabled, r.stamp IS NOT DISTINCT FROM mail._stamp() AS armed,
        CASE WHEN t.relay_id IS NULL THEN 'up' WHEN t.suspended_until > clock_timestamp() THEN 'suspended' ELSE 'probing' END AS state,
        t.since AS down_since, t.suspended_until, t.failures, t.error AS last_error,
-       coalesce(e.sent, 0) AS sent_last_minute, coalesce(e.not_sent, 0) AS failures_last_minute
+       coalesce(e.sent, 0) AS sent_last_minute, coalesce(e.not_sent, 0) AS failures_last_minute, t.rule
 FROM mail.relay r
 LEFT JOIN mail.relay_trouble t ON t.relay_id = r.id
 LEFT JOIN (
@@ -184,14 +184,30 @@ COMMENT ON COLUMN mail.relay_stats.armed IS 'False: configured in another databa
 COMMENT ON COLUMN mail.relay_stats.state IS 'up, suspended, or probing: one connection tries it.';
 COMMENT ON COLUMN mail.relay_stats.down_since IS 'When its trouble began.';
 COMMENT ON COLUMN mail.relay_stats.suspended_until IS 'When it is tried again.';
-COMMENT ON COLUMN mail.relay_stats.failures IS 'Failures in a row.';
+COMMENT ON COLUMN mail.relay_stats.failures IS 'Failures, or pauses that rules asked for, in a row.';
 COMMENT ON COLUMN mail.relay_stats.last_error IS 'The last of them.';
 COMMENT ON COLUMN mail.relay_stats.sent_last_minute IS 'Recipients accepted in the last 60 seconds.';
 COMMENT ON COLUMN mail.relay_stats.failures_last_minute IS 'Recipients not accepted in the last 60 seconds.';
+COMMENT ON COLUMN mail.relay_stats.rule IS 'The reply rule that asked for the pause; NULL: it failed, or is up.';
+
+CREATE VIEW mail.domain_stats AS
+SELECT d.domain, d.since, d.suspended_until, d.relay, d.rule, d.reason
+FROM mail.domain_pause d WHERE d.suspended_until > clock_timestamp();
+COMMENT ON VIEW mail.domain_stats IS 'One row for each recipient domain whose mail waits since a reply rule (suspend_domain) understood a relay so.';
+COMMENT ON COLUMN mail.domain_stats.domain IS 'The domain, in lower case.';
+COMMENT ON COLUMN mail.domain_stats.since IS 'When the pause began.';
+COMMENT ON COLUMN mail.domain_stats.suspended_until IS 'When mail for it goes on.';
+COMMENT ON COLUMN mail.domain_stats.relay IS 'The relay whose reply it was. Mail for the domain waits, whichever relay it would take.';
+COMMENT ON COLUMN mail.domain_stats.rule IS 'The reply rule that decided.';
+COMMENT ON COLUMN mail.domain_stats.reason IS 'The reply.';
 
 -- SECURITY DEFINER: it looks at tables that a reader has no right to and tells only what it finds.
 CREATE FUNCTION mail.health(OUT severity text, OUT "check" text, OUT detail text, OUT hint text) RETURNS SETOF record
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    -- Not what a rule asked for and is over before somebody could look: providers throttle like that all day.
+    WITH trouble AS (
+        SELECT t.* FROM mail.relay_trouble t
+        WHERE t.rule IS NULL OR t.suspended_until > clock_timestamp() AND t.suspended_until >= t.since + interval '1 minute')
     SELECT 'critical', 'worker', 'no delivery worker runs in this database'
                || CASE WHEN w.n > 0 THEN format(' and %s messages are due', w.n) ELSE '' END,
            CASE WHEN mail._preloaded() THEN 'The launcher starts it within seconds; see the server log, and max_worker_processes.'
@@ -220,12 +236,37 @@ CREATE FUNCTION mail.health(OUT severity text, OUT "check" text, OUT detail text
     WHERE r.enabled AND r.username IS NOT NULL AND r.auth <> 'none' AND coalesce(r.secret, '(stored)') = '(stored)'
       AND NOT EXISTS (SELECT FROM mail.relay_secret s WHERE s.relay = r.name)
     UNION ALL
-    SELECT 'critical', 'relay', format('relay "%s" has been down since %s: %s', r.name, date_trunc('second', t.since), t.error),
+    -- Critical where its mail has nowhere else to go.
+    SELECT CASE WHEN r.sender_domains <> '{}' OR r.recipient_domains <> '{}' OR EXISTS (
+                    SELECT FROM mail.queue q
+                    WHERE q.transport = 'smtp' AND (q.relays = '{}' OR r.name = ANY (q.relays)) AND NOT EXISTS (
+                        SELECT FROM mail.relay o
+                        WHERE o.enabled AND o.stamp = mail._stamp() AND (q.relays = '{}' OR o.name = ANY (q.relays))
+                          AND o.sender_domains = '{}' AND o.recipient_domains = '{}'
+                          AND o.id NOT IN (SELECT u.relay_id FROM mail.relay_trouble u)))
+                THEN 'critical' ELSE 'warning' END,
+           'relay', format('relay "%s" has been down since %s: %s', r.name, date_trunc('second', t.since), t.error),
            CASE WHEN t.suspended_until = 'infinity' THEN 'Correct its row in mail.relay, or the file that it refers to and reload.'
                 WHEN t.suspended_until <= clock_timestamp() THEN 'It is being tried; no attempts of messages are counted meanwhile.'
                 ELSE format('It is tried again at %s; no attempts of messages are counted meanwhile.',
                             date_trunc('second', t.suspended_until)) END
-    FROM mail.relay_trouble t JOIN mail.relay r ON r.id = t.relay_id WHERE r.enabled
+    FROM trouble t JOIN mail.relay r ON r.id = t.relay_id WHERE r.enabled AND t.rule IS NULL
+    UNION ALL
+    SELECT 'warning', 'relay', format('relay "%s" is paused until %s by rule "%s": %s', r.name, date_trunc('second', t.suspended_until), t.rule, t.error),
+           'Its mail takes other relays or waits; no attempts of messages are counted. A change of its row in mail.relay ends the pause.'
+    FROM trouble t JOIN mail.relay r ON r.id = t.relay_id WHERE r.enabled AND t.rule IS NOT NULL
+    UNION ALL
+    SELECT 'warning', 'domain', format('mail for %s waits until %s because relay "%s" said: %s', d.domain, date_trunc('second', d.suspended_until), d.relay, d.reason),
+           format('Rule "%s" understands that as a wish for a pause. It goes on by itself; a new worker forgets the pause: SELECT pg_terminate_backend(pid) FROM mail.workers.', d.rule)
+    FROM mail.domain_stats d
+    WHERE d.suspended_until >= d.since + interval '1 minute'
+      AND EXISTS (SELECT FROM mail.pending p JOIN mail.message m ON m.id = p.id
+                  WHERE (p.waits_for IS NOT NULL OR p.attempts > 0) AND p.due_at > clock_timestamp() AND p.due_at < 'infinity'
+                    AND d.domain IN (SELECT lower(split_part(a, '@', -1)) FROM unnest(m.recipients) AS a))
+    UNION ALL
+    SELECT 'warning', 'rule', format('reply rule "%s" is for a relay "%s" that does not exist', u.name, u.relay),
+           'Correct its relay, insert that relay, or switch the rule off.'
+    FROM mail.reply_rule u WHERE u.enabled AND u.relay IS NOT NULL AND NOT EXISTS (SELECT FROM mail.relay r WHERE r.name = u.relay)
     UNION ALL
     SELECT 'critical', 'relays', format('queue "%s" has no relay to deliver through', q.name),
            'Insert a row into mail.relay, enable one, or correct the queue''s relays.'
@@ -233,12 +274,17 @@ CREATE FUNCTION mail.health(OUT severity text, OUT "check" text, OUT detail text
     WHERE q.transport = 'smtp'
       AND NOT EXISTS (SELECT FROM mail.relay r WHERE r.enabled AND (q.relays = '{}' OR r.name = ANY (q.relays)))
     UNION ALL
-    SELECT 'critical', 'relays', format('all relays of queue "%s" are down: its messages wait', q.name),
-           'See mail.relay_stats for what is wrong with them.'
-    FROM mail.queue q
-    WHERE q.transport = 'smtp'
-      AND (SELECT bool_and(r.id IN (SELECT t.relay_id FROM mail.relay_trouble t))
-           FROM mail.relay r WHERE r.enabled AND (q.relays = '{}' OR r.name = ANY (q.relays)))
+    SELECT CASE WHEN s.down > 0 THEN 'critical' ELSE 'warning' END, 'relays',
+           format('all relays of queue "%s" are %s: %s', q.name,
+                  CASE s.down WHEN s.of THEN 'down' WHEN 0 THEN 'paused by reply rules' ELSE 'down, or paused by reply rules' END,
+                  CASE WHEN EXISTS (SELECT FROM mail.pending p WHERE p.queue_id = q.id) THEN 'its messages wait' ELSE 'new messages will wait' END),
+           CASE s.down WHEN 0 THEN 'They go on by themselves; mail.relay_stats says when.'
+                       ELSE 'See mail.relay_stats for what is wrong with them.' END
+    FROM mail.queue q, LATERAL (
+        SELECT count(*) AS of, count(t.relay_id) AS out, count(t.relay_id) FILTER (WHERE t.rule IS NULL) AS down
+        FROM mail.relay r LEFT JOIN trouble t ON t.relay_id = r.id
+        WHERE r.enabled AND (q.relays = '{}' OR r.name = ANY (q.relays))) s
+    WHERE q.transport = 'smtp' AND s.of > 0 AND s.out = s.of
     UNION ALL
     SELECT 'warning', 'held', format('%s messages in queue "%s" are held by a reply rule', count(*), q.name),
            'See mail.events for why; mail.retry(id) lets one go, mail.cancel(id) ends it.'

@@ -1,4 +1,4 @@
--- What pg_dump takes along with the extension. Not: secrets, leases, and what the worker knows of relays.
+-- What pg_dump takes along with the extension. Not: secrets, leases, and what the worker knows of relays and domains.
 DO $$
 DECLARE
     name text;

@@ -41,7 +41,7 @@ ALTER VIEW mail.dead_letters OWNER TO mail_reader;
 ALTER VIEW mail.events OWNER TO mail_reader;
 ALTER VIEW mail.captured OWNER TO mail_reader;
 GRANT SELECT ON mail.messages, mail.dead_letters, mail.events TO mail_sender, mail_reader, mail_admin;
-GRANT SELECT ON mail.queue_stats, mail.relay_stats, mail.workers, mail.captured
+GRANT SELECT ON mail.queue_stats, mail.relay_stats, mail.domain_stats, mail.workers, mail.captured
     TO mail_reader, mail_admin;
 GRANT EXECUTE ON FUNCTION mail.health(), mail._workers(), mail._event_before(timestamptz), mail._stamp() TO mail_reader, mail_admin;
 GRANT EXECUTE ON FUNCTION mail.wait_idle(text, interval) TO mail_sender, mail_consumer, mail_reader, mail_admin;
@@ -50,24 +50,25 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON mail.relay, mail.queue, mail.domain_limi
 GRANT USAGE ON SEQUENCE mail.relay_id_seq, mail.queue_id_seq TO mail_admin;
 GRANT SELECT ON mail.relay, mail.queue, mail.domain_limit, mail.reply_rule TO mail_reader;
 GRANT EXECUTE ON FUNCTION
-    mail._check_address(text, text), mail._check_relay_url(text), mail._check_pattern(text), mail._are_domains(text[]), mail._queue(text),
-    mail.pause(text), mail.resume(text), mail.retry(bigint), mail.retry_dead_letters(text, timestamptz), mail.purge(text, boolean),
+    mail._check_address(text, text), mail._check_relay_url(text), mail._check_pattern(text), mail._has_group(text, text), mail._are_domains(text[]), mail._queue(text),
+    mail.pause(text), mail.resume(text), mail.retry(bigint), mail.dismiss(bigint), mail.retry_dead_letters(text, timestamptz), mail.purge(text, boolean),
     mail.arm(), mail.disarm(text), mail.start_worker(), mail.stop_worker(), mail.test_relay(text, text)
     TO mail_admin;
 
 -- The worker owns nothing.
 GRANT SELECT ON mail.relay, mail.relay_secret, mail.queue, mail.domain_limit, mail.reply_rule, mail.message TO mail_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE ON mail.pending, mail.lease, mail.event, mail.dead_letter, mail.idempotency, mail.supersede, mail.capture,
-    mail.relay_trouble TO mail_worker;
+    mail.relay_trouble, mail.domain_pause TO mail_worker;
 GRANT UPDATE (content), DELETE ON mail.message TO mail_worker;
 GRANT USAGE ON SEQUENCE mail.lease_seq, mail.event_id_seq, mail.capture_id_seq TO mail_worker;
 GRANT EXECUTE ON FUNCTION
     mail._stamp(), mail._backoff(interval, interval, integer), mail._claimable(bigint[]), mail._try_bucket(integer), mail._leased(bigint), mail._expire(integer), mail._outstanding(bigint),
-    mail._born(bigint), mail._step_back(bigint, interval, text, text, text),
+    mail._born(bigint), mail._released(bigint, jsonb, interval),
     mail._log_results(bigint, integer, integer, jsonb, timestamptz, boolean, boolean, text, text, interval),
-    mail._settle(bigint, jsonb, text, interval, interval, boolean, interval), mail._touch_successor(integer, bigint),
+    mail._settle(bigint, jsonb, text, interval, interval, boolean, interval, text), mail._touch_successor(integer, bigint),
     mail._drop_pending(bigint[], text, text, text), mail._drop_from_leases(bigint[], bigint[]),
-    mail._interrupted(bigint[], text, text), mail._reap(integer), mail._recover(), mail._relay_down(integer, interval, text),
+    mail._interrupted(bigint[], text, text), mail._reap(integer), mail._recover(), mail._relay_down(integer, interval, text, text),
+    mail._domain_paused(text, interval, text, text, text),
     mail._retain(bigint, integer), mail._first_id(timestamptz), mail._touch(), mail._note_sweep(integer), mail._workers(), mail._preloaded()
     TO mail_worker;
 

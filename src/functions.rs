@@ -156,10 +156,17 @@ fn check_relay_url(url: &str) -> bool {
 fn check_pattern(pattern: &str) -> bool {
     match mail_relay::pattern(pattern) {
         Ok(_) => true,
-        Err(why) => {
-            error::bad_argument(format!("invalid pattern: {}", why.replace('\n', " ")), None)
-        }
+        Err(why) => bad_pattern(&why),
     }
+}
+
+#[pg_extern(sql = false)]
+fn has_group(pattern: &str, name: &str) -> bool {
+    mail_relay::has_group(pattern, name).unwrap_or_else(|why| bad_pattern(&why))
+}
+
+fn bad_pattern(why: &str) -> ! {
+    error::bad_argument(format!("invalid pattern: {}", why.replace('\n', " ")), None)
 }
 
 #[pg_extern(sql = false)]

@@ -148,7 +148,10 @@ fn compose(
     sender: Option<&str>,
     return_path: Option<&str>,
 ) -> Message {
-    let here = format!("postgres@{}", endpoint.helo_name);
+    let here = match endpoint.helo_name.as_str() {
+        "" => format!("postgres@{}", pg::host_name()),
+        name => format!("postgres@{name}"),
+    };
     let fallback = match mail_message::check_address(&here, "from") {
         Ok(()) => here.as_str(),
         Err(_) => "postgres@localhost",

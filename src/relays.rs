@@ -6,7 +6,7 @@ use std::{
 };
 
 use mail_relay::{Rate, RelayConfig, RelayUrl};
-use mail_smtp::{AuthMechanism, Credentials, Endpoint, Timeouts};
+use mail_smtp::{AuthMechanism, Credentials, Endpoint, Timeouts, qualified_name};
 
 use crate::{guc, pg};
 
@@ -103,7 +103,7 @@ pub fn endpoint(access: Access) -> Result<Endpoint, RelayError> {
         tls: url.tls,
         ca_file: access.ca_file.map(PathBuf::from),
         credentials,
-        helo_name: access.helo_name.unwrap_or_else(pg::host_name),
+        helo_name: access.helo_name.unwrap_or_else(own_name),
         timeouts: Timeouts {
             connect,
             greeting,
@@ -114,6 +114,11 @@ pub fn endpoint(access: Access) -> Result<Endpoint, RelayError> {
             data_done: dot,
         },
     })
+}
+
+/// The name to greet with where none is configured; empty: our address, by each connection's own end.
+fn own_name() -> String {
+    qualified_name(&pg::host_name()).to_owned()
 }
 
 /// The relay as the pool wants it.

@@ -91,7 +91,7 @@ impl Worker {
                     }
                     Err(error) => {
                         pgrx::warning!("relay \"{name}\" cannot be used: {error}");
-                        store::relay_down(id, None, &error.to_string())?;
+                        store::relay_down(id, None, &error.to_string(), None)?;
                     }
                 }
             }
@@ -110,10 +110,6 @@ impl Worker {
                 domains: store::domain_limits()?,
                 rules: store::reply_rules(&usable)?,
             };
-            if config != self.configuration.used {
-                // What waits for a limit or a relay may not have to any longer.
-                store::reconsider()?;
-            }
             Ok(Some((config, queues, usable)))
         });
         match read {
@@ -127,8 +123,9 @@ impl Worker {
                 self.suspended.retain(|id, _| !anew.contains(id));
                 self.probing.retain(|id| !anew.contains(id));
                 self.silent.retain(|id| !anew.contains(id));
-                self.exhausted.clear();
-                self.pool.configure(config.clone());
+                if config != self.configuration.used {
+                    self.pool.configure(config.clone());
+                }
                 self.configuration = Configuration {
                     queues,
                     relays: usable.into_iter().collect(),

@@ -30,8 +30,14 @@ const FIRST_RETAIN: i64 = 60 * SECOND;
 struct Inbox(Arc<Mutex<Vec<Report>>>);
 
 impl Inbox {
+    /// What was reported; up to a change of the configuration, which is to be dealt with before what comes behind it.
     fn take(&self) -> Vec<Report> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let change = |report: &Report| matches!(report, Report::Configured);
+        match waiting.iter().position(change) {
+            Some(place) => waiting.drain(..=place).collect(),
+            None => std::mem::take(&mut *waiting),
+        }
     }
 }
 
@@ -46,7 +52,7 @@ pub(super) struct Worker {
     pub(super) configured: u32,
     pub(super) lanes: Lanes,
     pub(super) flight: Flight,
-    /// Outcomes that are not written yet, with changes of relays.
+    /// Outcomes that are not written yet, with changes of relays and domains that ask for more.
     pub(super) outcomes: Vec<Finished>,
     pub(super) news: Vec<Report>,
     /// Outcomes whose rows somebody has locked; tried again from time to time.
@@ -62,6 +68,8 @@ pub(super) struct Worker {
     pub(super) probing: HashSet<i32>,
     /// Relays that have said nothing for long.
     pub(super) silent: HashSet<i32>,
+    /// Relays whose trouble the log has told of, and whether a rule made it one.
+    pub(super) told: HashMap<i32, bool>,
     /// Queues whose next message does not fit beside those in flight: an outcome has to come first.
     pub(super) full: HashSet<i32>,
     pub(super) next_sweep: i64,
@@ -174,6 +182,7 @@ impl Worker {
             exhausted: HashMap::new(),
             probing: HashSet::new(),
             silent: HashSet::new(),
+            told: HashMap::new(),
             full: HashSet::new(),
             next_sweep: 0,
             sweeping: None,
@@ -259,11 +268,6 @@ impl Worker {
         Ok(true)
     }
 
-    fn relay_name(&self, id: i32) -> String {
-        let name = self.configuration.relays.get(&id);
-        name.map_or_else(|| format!("number {id}"), |name| format!("\"{name}\""))
-    }
-
     /// Sorts what the network thread reported.
     fn receive(&mut self) {
         let now = pg::now();
@@ -275,33 +279,29 @@ impl Worker {
                 }
                 Report::Finished(end) => self.outcomes.push(end),
                 Report::RelayDown { relay, pause, .. } => {
-                    if !self.probing.contains(&relay) {
-                        pgrx::log!(
-                            "pgmq_mail: relay {} is down, see mail.relay_stats",
-                            self.relay_name(relay)
-                        );
-                    }
+                    self.tell(&report);
                     self.suspended.insert(relay, now + microseconds(pause));
                     self.probing.insert(relay);
                     self.news.push(report);
                 }
-                Report::RelaySilent { relay, silence } => {
+                Report::RelaySilent { relay, .. } => {
+                    self.tell(&report);
                     self.silent.insert(relay);
-                    pgrx::log!(
-                        "pgmq_mail: relay {} has said nothing for {} s",
-                        self.relay_name(relay),
-                        silence.as_secs()
-                    );
+                    self.news.push(report);
+                }
+                Report::DomainPaused { .. } | Report::Roomy { .. } => self.news.push(report),
+                Report::Configured => {
+                    self.exhausted.clear();
                     self.news.push(report);
                 }
                 Report::Exhausted { limit, wait } => {
                     self.exhausted.insert(limit, now + microseconds(wait));
                 }
                 Report::RelayUp { relay } => {
+                    self.tell(&report);
                     self.suspended.remove(&relay);
                     self.probing.remove(&relay);
                     self.silent.remove(&relay);
-                    pgrx::log!("pgmq_mail: relay {} is up again", self.relay_name(relay));
                     self.news.push(report);
                 }
             }

@@ -5,6 +5,7 @@ mod claim;
 mod configuration;
 mod delivery;
 mod launcher;
+mod news;
 mod outcomes;
 mod settle;
 mod store;

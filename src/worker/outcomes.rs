@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use mail_lanes::{Flight, InFlight};
 use mail_relay::{Action, Decision, Finished, JobResult};
-use mail_smtp::{Outcome, Phase, RecipientResult, Reply, Verdict};
+use mail_smtp::{Outcome, Phase, RecipientResult, RelayFault, Reply, Verdict};
 use serde_json::{Value, json};
 
 use super::store;
@@ -41,7 +41,7 @@ pub fn write(
     let mut sent = store::Sent::default();
     let mut sent_ids = Vec::new();
     let mut others = Vec::new();
-    let mut put_off = (Vec::new(), Vec::new());
+    let mut put_off = store::PutOff::default();
     for end in finished {
         let Some(message) = flight.get(end.id) else {
             continue;
@@ -62,8 +62,9 @@ pub fn write(
             JobResult::PutOff {
                 wait, told: false, ..
             } => {
-                put_off.0.push(end.id);
-                put_off.1.push(wait.as_secs_f64());
+                put_off.ids.push(end.id);
+                put_off.seconds.push(wait.as_secs_f64());
+                put_off.waits_for.push(end.waits_for.clone());
             }
             _ => {}
         }
@@ -71,11 +72,11 @@ pub fn write(
     if !sent_ids.is_empty() {
         store::sent(&sent_ids, sent)?;
     }
-    for (end, message) in &others {
-        write_other(end, message, &words)?;
+    for (end, _) in &others {
+        write_other(end, &words)?;
     }
-    if !put_off.0.is_empty() {
-        store::put_off(put_off.0, put_off.1)?;
+    if !put_off.ids.is_empty() {
+        store::put_off(put_off)?;
     }
     let landed = finished.iter().filter(|end| !end.more);
     let ids: Vec<i64> = landed.map(|end| end.id).collect();
@@ -157,26 +158,20 @@ fn add_sent(sent: &mut store::Sent, end: &Finished, message: &InFlight, words: &
     }
 }
 
-fn write_other(end: &Finished, message: &InFlight, words: &Words<'_>) -> Result<(), Failure> {
+fn write_other(end: &Finished, words: &Words<'_>) -> Result<(), Failure> {
     match &end.result {
         JobResult::Smtp(Outcome::NotTried(fault)) => {
-            let text = words.texts.clean(&fault.to_string());
-            let relay = words.relay(end);
-            return store::released(end.id, message.lane.queue, message.attempts, relay, &text);
+            let facts = released(end, &fault.to_string(), Some(fault), words);
+            return store::released(end.id, &facts.to_string(), None);
         }
         JobResult::PutOff {
             wait,
             why,
             told: true,
+            fault,
         } => {
-            let text = words.texts.clean(why);
-            let rule = end
-                .decisions
-                .iter()
-                .flatten()
-                .next()
-                .map(|d| d.rule.as_str());
-            return store::step_back(end.id, wait.as_secs_f64(), words.relay(end), &text, rule);
+            let facts = released(end, why, fault.as_ref(), words);
+            return store::released(end.id, &facts.to_string(), Some(wait.as_secs_f64()));
         }
         JobResult::Returned(_) | JobResult::PutOff { .. } => return Ok(()),
         _ => {}
@@ -190,8 +185,25 @@ fn write_other(end: &Finished, message: &InFlight, words: &Words<'_>) -> Result<
         at_once: too_many_recipients(end),
         counted: end.untried.is_none() || results.iter().any(again),
         untried: end.untried.map(|wait| wait.as_secs_f64()),
+        waits_for: end.waits_for.as_deref(),
     };
     store::settle(end.id, &Value::Array(results).to_string(), &ending)
+}
+
+/// What is recorded of a message that was given back without an attempt.
+fn released(end: &Finished, why: &str, fault: Option<&RelayFault>, words: &Words<'_>) -> Value {
+    let reply = fault.and_then(|fault| fault.reply.as_ref());
+    let rule = end.decisions.iter().flatten().next();
+    json!({
+        "relay": words.relay(end),
+        "phase": fault.map(|fault| phase_name(fault.phase)),
+        "code": reply.map(|reply| reply.code),
+        "status": reply.and_then(status),
+        "text": words.texts.clean(why),
+        "seconds": end.duration.as_secs_f64(),
+        "tls": tls(end),
+        "detail": rule.map(|rule| json!({"rule": rule.rule})),
+    })
 }
 
 /// What came of the recipients of one part of an attempt.
@@ -277,11 +289,12 @@ fn judged(
         "recipient": recipient,
         "phase": phase_name(result.phase),
         "code": reply.map(|reply| reply.code),
-        "status": reply.and_then(status),
+        "status": reply.and_then(status).or_else(|| result.status.map(|code| code.to_string())),
         "text": text.map(|text| texts.clean(text)),
     });
     if let Some(decision) = decision {
         value["detail"] = json!({"rule": decision.rule});
+        value["by_reply"] = json!(decision.by_reply);
         value["retry_after"] = match decision.action {
             Action::Hold => json!("Infinity"),
             _ => json!(decision.duration.map(|duration| duration.as_secs_f64())),
@@ -291,9 +304,7 @@ fn judged(
 }
 
 fn status(reply: &Reply) -> Option<String> {
-    reply
-        .enhanced
-        .map(|code| format!("{}.{}.{}", code.class, code.subject, code.detail))
+    reply.enhanced.map(|code| code.to_string())
 }
 
 fn phase_name(phase: Phase) -> &'static str {

@@ -114,18 +114,28 @@ impl Worker {
                     relay,
                     pause,
                     fault,
+                    rule,
                 } => {
                     store::relay_down(
                         *relay,
                         Some(pause.as_secs_f64()),
                         &fault.to_string().replace('\0', "?"),
+                        rule.as_deref(),
                     )?;
                 }
+                Report::DomainPaused { .. } => self.write_paused_domain(report)?,
                 Report::RelaySilent { relay, silence } => {
                     let text = format!("it has said nothing for {} s", silence.as_secs());
-                    store::relay_down(*relay, Some(0.0), &text)?;
+                    store::relay_down(*relay, Some(0.0), &text, None)?;
                 }
                 Report::RelayUp { relay } => store::relay_up(*relay)?,
+                Report::Roomy {
+                    queue,
+                    domain,
+                    count,
+                } => store::call_in(*queue, domain, *count)?,
+                // What waits for a limit or a relay may not have to any longer. All that was put off before is written.
+                Report::Configured => store::reconsider()?,
                 Report::Finished(_) | Report::Exhausted { .. } => {}
             }
         }

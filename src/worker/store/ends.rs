@@ -58,22 +58,24 @@ pub fn sent(ids: &[i64], events: Sent) -> Result<()> {
 }
 
 /// How an attempt ended that did not simply succeed.
-pub struct Ending {
+pub struct Ending<'a> {
     /// What is left is due now, and the attempt is not counted.
     pub at_once: bool,
     /// The attempt is counted.
     pub counted: bool,
-    /// Some recipients were not tried, and may be after so many seconds.
+    /// Some recipients were not tried, and may be after so many seconds…
     pub untried: Option<f64>,
+    /// …or when this domain asks for more.
+    pub waits_for: Option<&'a str>,
 }
 
 /// Any other end of an attempt; `results` as `mail._settle` has them.
-pub fn settle(id: i64, results: &str, ending: &Ending) -> Result<()> {
+pub fn settle(id: i64, results: &str, ending: &Ending<'_>) -> Result<()> {
     use BuiltinOid::{BOOLOID, FLOAT8OID, INT8OID, TEXTOID};
     let statement = Statement {
         sql: "SELECT mail._settle($1, $2::jsonb, NULL, NULL, CASE WHEN $3 THEN interval '0' END, $4 AND NOT $3,
-                                  make_interval(secs => $5))",
-        types: &[INT8OID, TEXTOID, BOOLOID, BOOLOID, FLOAT8OID],
+                                  make_interval(secs => $5), $6)",
+        types: &[INT8OID, TEXTOID, BOOLOID, BOOLOID, FLOAT8OID, TEXTOID],
     };
     run(
         &statement,
@@ -83,6 +85,7 @@ pub fn settle(id: i64, results: &str, ending: &Ending) -> Result<()> {
             ending.at_once.into(),
             ending.counted.into(),
             ending.untried.into(),
+            ending.waits_for.into(),
         ],
     )
 }
@@ -99,61 +102,58 @@ pub fn part(id: i64, attempt: i32, results: &str) -> Result<()> {
     run(&statement, &[id.into(), attempt.into(), results.into()])
 }
 
-/// Gives messages, none of which was tried, their next time: in so many seconds.
-pub fn put_off(ids: Vec<i64>, seconds: Vec<f64>) -> Result<()> {
-    use BuiltinOid::{FLOAT8ARRAYOID, INT8ARRAYOID};
+/// Messages, none of which was tried, and when they may be.
+#[derive(Default)]
+pub struct PutOff {
+    pub ids: Vec<i64>,
+    /// In so many seconds…
+    pub seconds: Vec<f64>,
+    /// …or when this domain asks for more.
+    pub waits_for: Vec<Option<String>>,
+}
+
+/// Gives messages their next time.
+pub fn put_off(messages: PutOff) -> Result<()> {
+    use BuiltinOid::{FLOAT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID};
     let statement = Statement {
         sql: "UPDATE mail.pending p
-              SET due_at = least(clock_timestamp() + make_interval(secs => u.seconds), p.expires_at), put_off = true
-              FROM unnest($1, $2) AS u (id, seconds) WHERE p.id = u.id",
-        types: &[INT8ARRAYOID, FLOAT8ARRAYOID],
+              SET due_at = least(clock_timestamp() + make_interval(secs => u.seconds), p.expires_at),
+                  waits_for = coalesce(hashtext(u.waits_for), 0)
+              FROM unnest($1, $2, $3) AS u (id, seconds, waits_for) WHERE p.id = u.id",
+        types: &[INT8ARRAYOID, FLOAT8ARRAYOID, TEXTARRAYOID],
     };
-    run(&statement, &[ids.into(), seconds.into()])
+    let args = [
+        messages.ids.into(),
+        messages.seconds.into(),
+        messages.waits_for.into(),
+    ];
+    run(&statement, &args)
 }
 
-/// Notes that a message was given back without an attempt.
-pub fn released(id: i64, queue: i32, attempt: i32, relay: Option<&str>, text: &str) -> Result<()> {
+/// Makes messages of a queue due that wait for a domain: at most so many, those first that would be next.
+pub fn call_in(queue: i32, domain: &str, count: usize) -> Result<()> {
     use BuiltinOid::{INT4OID, INT8OID, TEXTOID};
     let statement = Statement {
-        sql: "INSERT INTO mail.event (message_id, queue_id, attempt, kind, relay, text)
-              VALUES ($1, $2, $3, 'released', $4, $5)",
-        types: &[INT8OID, INT4OID, INT4OID, TEXTOID, TEXTOID],
+        sql: "UPDATE mail.pending p SET due_at = clock_timestamp(), waits_for = NULL
+              FROM (SELECT w.id FROM mail.pending w
+                    WHERE w.queue_id = $1 AND w.waits_for = hashtext($2) AND w.due_at > clock_timestamp()
+                    ORDER BY w.rank, w.due_at, w.id LIMIT $3 FOR UPDATE SKIP LOCKED) AS c
+              WHERE p.id = c.id",
+        types: &[INT4OID, TEXTOID, INT8OID],
     };
-    run(
-        &statement,
-        &[
-            id.into(),
-            queue.into(),
-            attempt.into(),
-            relay.into(),
-            text.into(),
-        ],
-    )
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    run(&statement, &[queue.into(), domain.into(), count.into()])
 }
 
-/// Gives a message that was not judged a time behind others, perhaps by a rule, unless it has waited for too long.
-pub fn step_back(
-    id: i64,
-    seconds: f64,
-    relay: Option<&str>,
-    text: &str,
-    rule: Option<&str>,
-) -> Result<()> {
+/// Records that a message was given back without an attempt; `facts` are one result as `mail._settle` has them. With a
+/// pause it stands behind others for so many seconds, unless it is too old.
+pub fn released(id: i64, facts: &str, pause: Option<f64>) -> Result<()> {
     use BuiltinOid::{FLOAT8OID, INT8OID, TEXTOID};
     let statement = Statement {
-        sql: "SELECT mail._step_back($1, make_interval(secs => $2), $3, $4, $5)",
-        types: &[INT8OID, FLOAT8OID, TEXTOID, TEXTOID, TEXTOID],
+        sql: "SELECT mail._released($1, $2::jsonb, make_interval(secs => $3))",
+        types: &[INT8OID, TEXTOID, FLOAT8OID],
     };
-    run(
-        &statement,
-        &[
-            id.into(),
-            seconds.into(),
-            relay.into(),
-            text.into(),
-            rule.into(),
-        ],
-    )
+    run(&statement, &[id.into(), facts.into(), pause.into()])
 }
 
 /// Stores a captured message.

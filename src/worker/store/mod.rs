@@ -20,14 +20,15 @@ pub use claims::{
     Body, Candidate, bodies, claimable, expire, foreign, heads, lanes, lease, lock_due, next_due,
 };
 pub use ends::{
-    Ending, Sent, capture, drop_leases, part, put_off, released, sent, settle, shrink_leases,
-    step_back,
+    Ending, PutOff, Sent, call_in, capture, drop_leases, part, put_off, released, sent, settle,
+    shrink_leases,
 };
 pub use session::{
     end_expired, extension, hurry, prepare_session, reap, recover, retain, wanted_by_another,
 };
 pub use settings::{
-    QueueConfig, domain_limits, queues, reconsider, relay_down, relay_up, relays, reply_rules,
+    QueueConfig, domain_limits, domain_paused, queues, reconsider, relay_down, relay_up, relays,
+    reply_rules,
 };
 
 thread_local! {

@@ -71,6 +71,13 @@ pub fn recover() -> Result<()> {
             types: &[],
         },
         &[],
+    )?;
+    run(
+        &Statement {
+            sql: "DELETE FROM mail.domain_pause",
+            types: &[],
+        },
+        &[],
     )
 }
 

@@ -151,23 +151,47 @@ pub fn reply_rules(usable: &[(i32, String)]) -> Result<Vec<Rule>> {
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Makes due what waits untried for a limit or a relay.
+/// Makes due all that was put off untried.
 pub fn reconsider() -> Result<()> {
     let statement = Statement {
-        sql: "UPDATE mail.pending SET due_at = clock_timestamp(), put_off = false WHERE put_off",
+        sql: "UPDATE mail.pending SET due_at = clock_timestamp(), waits_for = NULL WHERE waits_for IS NOT NULL",
         types: &[],
     };
     run(&statement, &[])
 }
 
-/// Notes that a relay is suspended; without seconds: until it is configured differently.
-pub fn relay_down(relay: i32, seconds: Option<f64>, error: &str) -> Result<()> {
+/// Notes that a relay is suspended, perhaps by a rule; without seconds: until it is configured differently.
+pub fn relay_down(relay: i32, seconds: Option<f64>, error: &str, rule: Option<&str>) -> Result<()> {
     use BuiltinOid::{FLOAT8OID, INT4OID, TEXTOID};
     let statement = Statement {
-        sql: "SELECT mail._relay_down($1, make_interval(secs => $2), $3)",
-        types: &[INT4OID, FLOAT8OID, TEXTOID],
+        sql: "SELECT mail._relay_down($1, make_interval(secs => $2), $3, $4)",
+        types: &[INT4OID, FLOAT8OID, TEXTOID, TEXTOID],
     };
-    run(&statement, &[relay.into(), seconds.into(), error.into()])
+    let args = [relay.into(), seconds.into(), error.into(), rule.into()];
+    run(&statement, &args)
+}
+
+/// Notes that mail for a domain waits for so many seconds.
+pub fn domain_paused(
+    domain: &str,
+    seconds: f64,
+    relay: &str,
+    rule: &str,
+    reason: &str,
+) -> Result<()> {
+    use BuiltinOid::{FLOAT8OID, TEXTOID};
+    let statement = Statement {
+        sql: "SELECT mail._domain_paused($1, make_interval(secs => $2), $3, $4, $5)",
+        types: &[TEXTOID, FLOAT8OID, TEXTOID, TEXTOID, TEXTOID],
+    };
+    let args = [
+        domain.into(),
+        seconds.into(),
+        relay.into(),
+        rule.into(),
+        reason.into(),
+    ];
+    run(&statement, &args)
 }
 
 /// Notes that a relay works.
