@@ -11,7 +11,9 @@ use postgres::{Client, Config, NoTls};
 
 use crate::guard::{Folder, Guard};
 use crate::options::ClusterOptions;
-use crate::process::{as_server_user, children, free_port, is_alive, run, server_user};
+use crate::process::{
+    as_server_user, children, free_port, is_alive, is_attached, run, server_user,
+};
 use crate::wait::{eventually, until};
 
 /// How a server is stopped.
@@ -167,6 +169,7 @@ impl Cluster {
     /// [`stop`](Self::stop) with a deadline of the test's own. Returns how long it took.
     pub fn stop_within(&mut self, how: Stop, timeout: Duration) -> Duration {
         let begin = Instant::now();
+        let memory = self.shared_memory();
         let postmaster = self.postmaster.as_mut().expect("the server runs");
         let process = postmaster.id();
         if how == Stop::Crash {
@@ -194,11 +197,20 @@ impl Cluster {
             postmaster.try_wait().expect("it is our child").is_some()
         });
         self.postmaster = None;
-        // The next start must not find the shared memory still attached.
         until("the server's processes end", timeout, || {
             !family.iter().any(|pid| is_alive(*pid))
         });
+        // The next start must not find the shared memory attached, as it is until a process's last thread has ended.
+        until("the shared memory is let go", timeout, || {
+            memory.as_deref().is_none_or(|id| !is_attached(id))
+        });
         begin.elapsed()
+    }
+
+    /// The System V shared memory that a start looks at, by its id: the last word of line 7 of `postmaster.pid`.
+    fn shared_memory(&self) -> Option<String> {
+        let file = fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
+        Some(file.lines().nth(6)?.split_whitespace().last()?.to_owned())
     }
 
     /// Stops the server and starts it again.

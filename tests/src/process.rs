@@ -155,6 +155,15 @@ pub(crate) fn is_alive(process: Pid) -> bool {
             .is_ok_and(|stat| !stat.contains(") Z "))
 }
 
+/// Whether any process is attached to a System V shared memory segment.
+pub(crate) fn is_attached(segment: &str) -> bool {
+    let segments = std::fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    segments.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(1) == Some(&segment) && fields.get(6) != Some(&"0")
+    })
+}
+
 /// Whether a test that needs `server` can run. Where everything must be there (`PGMQ_MAIL_REQUIRE`,
 /// or `CI`), a missing server is a failure.
 #[track_caller]

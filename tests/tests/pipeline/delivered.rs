@@ -220,6 +220,7 @@ fn headers_and_identifiers_of_ones_own_arrive(server: &Server) {
         "in_reply_to": "<first@example.test>",
         "references": "<first@example.test> <second@example.test>",
         "headers": {"X-Campaign": "spring", "X-Umlaut": "schön"},
+        "dsn": {"notify": ["failure", "delay"], "return": "headers", "envelope_id": "own+headers=1"},
         "metadata": {"secret_note": "never sent"},
         "tags": ["never-sent-either"],
     });

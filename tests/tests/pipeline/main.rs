@@ -12,6 +12,7 @@ mod content;
 mod crash;
 mod deferrals;
 mod delivered;
+mod dsn;
 mod effect;
 mod flow;
 mod guarded;

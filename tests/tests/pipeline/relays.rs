@@ -302,3 +302,28 @@ fn a_server_that_holds_delivery_keeps_what_would_leave_and_nothing_else() {
     world.reaches(kept, "sent");
     assert_eq!((world.state(id).as_str(), sink.count()), ("queued", 1));
 }
+
+#[test]
+fn a_host_whose_name_is_not_qualified_greets_with_its_address() {
+    let sink = Sink::start();
+    let mut world = World::with(&sink);
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("this is Linux");
+    let expected = match host.trim() {
+        name if name.contains('.') => format!("EHLO {name}"),
+        _ => "EHLO [127.0.0.1]".to_owned(),
+    };
+    let heard = |world: &mut World<'_>| -> Vec<String> {
+        let query = "SELECT text FROM mail.test_relay('main') WHERE text LIKE 'EHLO %'";
+        world.all(query, &[])
+    };
+    assert_eq!(heard(&mut world), [expected.as_str()]);
+    // One that is configured is given as it is.
+    world.run("UPDATE mail.relay SET helo_name = 'app'");
+    assert_eq!(heard(&mut world), ["EHLO app"]);
+    world.run("UPDATE mail.relay SET helo_name = NULL");
+    let id = world.put("alice@example.test", "greeted", "");
+    world.reaches(id, "sent");
+    let greetings = sink.commands();
+    let same = greetings.iter().filter(|(_, line)| *line == expected);
+    assert_eq!(same.count(), 2);
+}

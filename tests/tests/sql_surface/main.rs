@@ -12,6 +12,7 @@ mod leases;
 mod refusals;
 mod relay_secrets;
 mod rights;
+mod rules;
 mod watch;
 
 use std::time::Duration;

@@ -15,6 +15,7 @@ fn nothing_is_granted_to_public() {
         "SELECT * FROM mail.messages",
         "SELECT * FROM mail.captured",
         "SELECT * FROM mail.relay",
+        "SELECT * FROM mail.domain_stats",
         "SELECT * FROM mail.health()",
         "SELECT mail.purge('default')",
         "INSERT INTO mail.queue (name) VALUES ('q')",
@@ -58,6 +59,7 @@ fn a_sender_enqueues_and_cancels_its_own_and_reaches_nothing_else() {
         "SELECT mail.pause('work')",
         "SELECT * FROM mail.captured",
         "SELECT * FROM mail.relay",
+        "SELECT * FROM mail.domain_stats",
         "UPDATE mail.queue SET paused = true",
     ] {
         assert_eq!(code(sender.execute(call, &[])).code(), "42501", "{call}");
@@ -116,6 +118,7 @@ fn a_reader_sees_everything_and_changes_nothing() {
         "events",
         "queue_stats",
         "relay_stats",
+        "domain_stats",
         "workers",
         "captured",
     ] {

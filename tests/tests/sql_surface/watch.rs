@@ -18,7 +18,11 @@ fn the_views_have_the_columns_that_are_promised() {
             "id at message_id kind recipient attempt relay code status text",
         ),
         ("queue_stats", "queue"),
-        ("relay_stats", "relay"),
+        ("relay_stats", "relay rule"),
+        (
+            "domain_stats",
+            "domain since suspended_until relay rule reason",
+        ),
         ("workers", "pid"),
         ("captured", "message_id recipients mime"),
     ];

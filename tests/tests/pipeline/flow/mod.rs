@@ -7,7 +7,9 @@
 mod isolation;
 mod limits;
 mod logins;
+mod pauses;
 mod rules;
+mod slow;
 mod tiers;
 
 use pgmq_mail_tests::{Mail, Sink};

@@ -83,7 +83,10 @@ fn a_relay_whose_rate_is_used_up_is_left_alone_without_an_attempt_and_the_next_t
         let kinds = world.kinds(*id);
         assert!(!kinds.contains(&"deferred".to_owned()), "{kinds:?}");
     }
-    world.ails("relay", "Maximum sending rate exceeded");
+    world.until(
+        "SELECT rule = 'ses-sending-rate' AND last_error LIKE '%Maximum sending rate exceeded%'
+         FROM mail.relay_stats WHERE relay = 'ses'",
+    );
     ses.clear_script();
     pgmq_mail_tests::until("the relay is used again", SOON, || {
         let id = world.put("alice@example.test", "again", "");
@@ -399,4 +402,21 @@ fn a_dump_brings_back_the_default_rules_that_were_changed_and_those_of_the_user(
         let limits: Vec<String> = copy.all("SELECT l::text FROM mail.domain_limit l", &[]);
         assert_eq!(limits, ["(slow.test,3,20,00:00:02)"]);
     }
+}
+
+#[test]
+fn the_time_that_a_rule_gives_is_kept_however_often_it_is_needed() {
+    let sink = refusing("@busy.test", "451 4.3.2 Terribly busy");
+    let mut world = World::with(&sink);
+    world.queue(
+        "default",
+        &[("retry_base", "1 hour"), ("retry_max", "1 hour")],
+    );
+    world.run(
+        "INSERT INTO mail.reply_rule (name, pattern, action, duration) VALUES ('busy', 'busy', 'retry', '1 second')",
+    );
+    let id = world.put("alice@busy.test", "again", "");
+    world.until(&format!(
+        "SELECT attempts >= 5 FROM mail.messages WHERE id = {id}"
+    ));
 }

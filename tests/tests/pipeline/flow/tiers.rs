@@ -1,6 +1,6 @@
 //! Which relay a mail goes by.
 
-use pgmq_mail_tests::{Sink, free_port};
+use pgmq_mail_tests::{Action, Phase, Sink, free_port};
 
 use super::{all_sent, all_sent_at_once, copies, put_to, ways};
 use crate::{SOON, World};
@@ -210,4 +210,53 @@ fn messages_wait_while_all_relays_of_a_queue_are_down_and_go_when_one_is_up() {
     assert_eq!(got.len(), 60);
     assert_eq!(sinks.each_ref().map(Sink::count).iter().sum::<usize>(), 60);
     world.until("SELECT NOT EXISTS (SELECT FROM mail.health() WHERE \"check\" = 'relays')");
+}
+
+#[test]
+fn a_relay_that_hangs_up_in_the_middle_is_passed_over_and_costs_nobody_an_attempt() {
+    for phase in [Phase::Mail, Phase::Rcpt, Phase::Data] {
+        let bad = Sink::scripted(move |event| {
+            if event.phase == phase {
+                Action::Drop
+            } else {
+                Action::Accept
+            }
+        });
+        let good = Sink::start();
+        let mut world = World::new();
+        world.relay("bad", &bad.url(), &[("tier", "1")]);
+        world.relay("good", &good.url(), &[("tier", "2")]);
+        world.queue("default", &[("max_attempts", "1")]);
+        let ids = world.put_many(40, "");
+        all_sent_at_once(&mut world, &ids);
+        assert_eq!(good.count(), 40, "{phase:?}");
+        world.ails("relay", "\"bad\" has been down");
+    }
+}
+
+#[test]
+fn mail_that_is_too_large_for_one_relay_goes_by_another_of_its_queue() {
+    let small = Sink::builder().extensions(&["SIZE 500"]).start();
+    let large = Sink::start();
+    let mut world = World::new();
+    world.relay("small", &small.url(), &[]);
+    world.relay("large", &large.url(), &[]);
+    let ids: Vec<i64> = world.all(
+        "SELECT mail.enqueue('a@example.test', n::text, repeat('x', 2000)) FROM generate_series(1, 10) AS n",
+        &[],
+    );
+    all_sent_at_once(&mut world, &ids);
+    assert_eq!((small.count(), large.count()), (0, 10));
+    // It has nowhere else to go.
+    world.run("DELETE FROM mail.relay WHERE name = 'large'");
+    let id: i64 = world.one(
+        "SELECT mail.enqueue('a@example.test', 'large', repeat('x', 2000))",
+        &[],
+    );
+    world.reaches(id, "failed");
+    let status: String = world.one(
+        "SELECT last_status FROM mail.messages WHERE id = $1",
+        &[&id],
+    );
+    assert_eq!(status, "5.3.4");
 }

@@ -75,7 +75,7 @@ const CASES: &[Case] = &[
             once(Mail, Agrees),
             once(Mail, SaysAndHangsUp("421 4.7.0 Enough for one connection")),
         ],
-        story: &["1: sent 250 dot", "2: released", "2: sent 250 dot"],
+        story: &["1: sent 250 dot", "2: sent 250 dot"],
         connections: Some(2),
         ..TWO
     },
@@ -166,10 +166,41 @@ const CASES: &[Case] = &[
         ..TWO
     },
     Case {
+        name: "RSET, after a refused recipient, is not known: a fresh connection does without",
+        relay: &[
+            once(Rcpt, Says("550 5.1.1 No such user")),
+            always(Rset, Says("502 5.5.1 What?")),
+        ],
+        ends: &[("failed", 1), ("sent", 1)],
+        story: &["1: failed 550 rcpt", "2: sent 250 dot"],
+        copies: &[0, 1],
+        connections: Some(2),
+        ..TWO
+    },
+    Case {
+        name: "one is refused, the other put off, and RSET is not known",
+        relay: &[
+            naming("alice", Rcpt, Says("550 5.1.1 No such user")),
+            naming("bob", Rcpt, Says("450 4.2.1 Later")),
+            always(Rset, Says("502 5.5.1 What?")),
+        ],
+        to: &["alice", "bob"],
+        mails: Mails::AtOnce(1),
+        ends: &[("failed", 2)],
+        story: &[
+            "alice failed 550 rcpt",
+            "bob deferred 450 rcpt",
+            "bob sent 250 dot",
+        ],
+        copies: &[0, 1],
+        connections: Some(2),
+        ..TWO
+    },
+    Case {
         name: "RSET, after a refused recipient, is refused",
         relay: &[
             once(Rcpt, Says("550 5.1.1 No such user")),
-            once(Rset, Says("502 5.5.1 What?")),
+            once(Rset, Says("503 5.5.1 What?")),
         ],
         ends: &[("failed", 1), ("sent", 1)],
         story: &["1: failed 550 rcpt", "2: released", "2: sent 250 dot"],
@@ -183,7 +214,7 @@ const CASES: &[Case] = &[
             once(Rset, SaysAndHangsUp("421 4.7.0 Too many errors")),
         ],
         ends: &[("failed", 1), ("sent", 1)],
-        story: &["1: failed 550 rcpt", "2: released", "2: sent 250 dot"],
+        story: &["1: failed 550 rcpt", "2: sent 250 dot"],
         copies: &[0, 1],
         ..TWO
     },

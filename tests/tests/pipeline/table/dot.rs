@@ -54,6 +54,25 @@ const CASES: &[Case] = &[
         ..ONE
     },
     Case {
+        name: "250 with its text right behind it",
+        relay: &[once(Dot, Writes(b"250OK\r\n"))],
+        ..ONE
+    },
+    Case {
+        name: "250 with one CR too many",
+        relay: &[once(Dot, Writes(b"250\r\r\n"))],
+        ..ONE
+    },
+    Case {
+        name: "554 with its text right behind it",
+        relay: &[once(Dot, Writes(b"554-No\r\r\n554No\r\r\n"))],
+        ends: &[("failed", 1)],
+        story: &["failed 554 dot"],
+        copies: &[0],
+        seen: Some(1),
+        ..ONE
+    },
+    Case {
         name: "250 in several lines",
         relay: &[once(
             Dot,

@@ -4,7 +4,7 @@
 use pgmq_mail_tests::Phase::{Body, Connect, Data, Dot, Ehlo, Mail, Other, Rcpt, Rset};
 
 use super::Does::{Agrees, AgreesSilently, Both, FallsSilent, HangsUp, Late, Says, Writes};
-use super::{Case, Does, Mails, ONE, always, in_both_modes, naming, once};
+use super::{Case, Does, Mails, Mode, ONE, always, in_both_modes, naming, once};
 
 in_both_modes!(CASES);
 
@@ -81,15 +81,15 @@ const CASES: &[Case] = &[
         name: "no reply to MAIL",
         relay: &[once(Mail, FallsSilent)],
         columns: COMMAND,
-        story: &["deferred mail", "sent 250 dot"],
-        ..PUT_OFF
+        story: RELEASED,
+        ..ONE
     },
     Case {
         name: "no reply to RCPT",
         relay: &[once(Rcpt, FallsSilent)],
         columns: COMMAND,
-        story: &["deferred rcpt", "sent 250 dot"],
-        ..PUT_OFF
+        story: RELEASED,
+        ..ONE
     },
     Case {
         name: "no reply to the second RCPT, the first was refused",
@@ -109,9 +109,18 @@ const CASES: &[Case] = &[
         ..PUT_OFF
     },
     Case {
-        name: "one reply too few",
+        name: "one reply too few, asked one by one",
         relay: &[once(Rcpt, AgreesSilently)],
         columns: COMMAND,
+        only: Some(Mode::Stepwise),
+        story: RELEASED,
+        ..ONE
+    },
+    Case {
+        name: "one reply too few, asked in a group",
+        relay: &[once(Rcpt, AgreesSilently)],
+        columns: COMMAND,
+        only: Some(Mode::Pipelined),
         story: &["deferred *", "sent 250 dot"],
         ..PUT_OFF
     },
@@ -119,15 +128,15 @@ const CASES: &[Case] = &[
         name: "no reply to DATA",
         relay: &[once(Data, FallsSilent)],
         columns: DATA,
-        story: &["deferred data", "sent 250 dot"],
-        ..PUT_OFF
+        story: RELEASED,
+        ..ONE
     },
     Case {
         name: "half a reply to DATA",
         relay: &[once(Data, Both(&Writes(b"354"), &FallsSilent))],
         columns: DATA,
-        story: &["deferred data", "sent 250 dot"],
-        ..PUT_OFF
+        story: RELEASED,
+        ..ONE
     },
     Case {
         name: "the relay stops reading within the text",
