@@ -1,6 +1,6 @@
 //! Small calls into Postgres, made safe.
 
-use std::ffi::CStr;
+use std::{ffi::CStr, time::Duration};
 
 use pgrx::{
     FromDatum, pg_sys,
@@ -259,4 +259,18 @@ pub fn host_name() -> String {
     name.ok()
         .filter(|name| result == 0 && !name.is_empty())
         .unwrap_or_else(|| "localhost".to_owned())
+}
+
+/// CPU time that this process has used in its main thread.
+pub fn cpu_time() -> Duration {
+    let mut used = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the clock exists on every system that PostgreSQL runs on, and the structure is ours.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut used) };
+    Duration::new(
+        used.tv_sec.unsigned_abs(),
+        used.tv_nsec.unsigned_abs() as u32,
+    )
 }

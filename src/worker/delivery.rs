@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mail_lanes::{Flight, LaneId, Lanes};
@@ -73,8 +73,8 @@ pub(super) struct Worker {
     /// Queues whose next message does not fit beside those in flight: an outcome has to come first.
     pub(super) full: HashSet<i32>,
     pub(super) next_sweep: i64,
-    /// When a sweep began whose claim is yet to come.
-    pub(super) sweeping: Option<Instant>,
+    /// The CPU time used before a sweep whose claim is yet to come.
+    pub(super) sweeping: Option<Duration>,
     pub(super) next_reap: i64,
     pub(super) next_retain: i64,
     /// The last message that was looked at for that.

@@ -55,9 +55,10 @@ impl Worker {
         }
         self.news.clear();
         self.full = claimed.full;
-        if let Some(started) = self.sweeping.take() {
-            // A sweep that takes long, as under an old snapshot, comes less often.
-            let took = i64::try_from(started.elapsed().as_micros()).unwrap_or(0);
+        if let Some(before) = self.sweeping.take() {
+            // A sweep that is much work, as under an old snapshot, comes less often. What it waited for is no work.
+            let took =
+                i64::try_from(pg::cpu_time().saturating_sub(before).as_micros()).unwrap_or(0);
             self.next_sweep = self.next_sweep.max(pg::now() + took * 50);
         }
         let handed_over = !claimed.jobs.is_empty();

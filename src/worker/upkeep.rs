@@ -1,7 +1,5 @@
 //! What the worker does beside delivering: look for what nobody announced, and let go of what is over.
 
-use std::time::Instant;
-
 use mail_lanes::START;
 
 use super::{delivery::Worker, store};
@@ -18,7 +16,7 @@ const EXPIRE_BATCH: i32 = 1000;
 impl Worker {
     /// Starts every lane again from its beginning, and ends leases and messages that are over; false when the extension is gone.
     pub(super) fn sweep(&mut self) -> Result<bool, Failure> {
-        let started = Instant::now();
+        let before = pg::cpu_time();
         let present = self.transaction(|| {
             if store::extension()? != Some(self.extension) {
                 return Ok(None);
@@ -30,7 +28,7 @@ impl Worker {
         };
         while self.transaction(|| store::end_expired(EXPIRE_BATCH))? == EXPIRE_BATCH {}
         self.lanes.restart(&present, START.due);
-        self.sweeping = Some(started);
+        self.sweeping = Some(before);
         self.next_sweep = pg::now() + i64::from(guc::SWEEP_INTERVAL.get()) * 1000;
         self.next_reap = 0;
         Ok(true)

@@ -1,7 +1,8 @@
 //! Locks that others hold for a while.
 
 use pgmq_mail_tests::{
-    Action, Cluster, Gate, Phase, SOON, Sink, one, reaches, run_sql, until, worker_of,
+    Action, Cluster, ClusterOptions, Gate, Phase, SOON, Sink, one, reaches, run_sql, until,
+    worker_of,
 };
 
 use crate::{delivering, put};
@@ -105,4 +106,38 @@ fn a_session_that_reads_the_tables_for_long_holds_up_nothing() {
         before
     );
     transaction.commit().unwrap();
+}
+
+#[test]
+fn a_look_around_that_had_to_wait_does_not_put_off_the_next_one() {
+    let cluster =
+        Cluster::with(&ClusterOptions::new().setting("pgmq_mail.sweep_interval", "100ms"));
+    let mut client = cluster.connect("postgres");
+    run_sql(&mut client, "CREATE EXTENSION pgmq_mail");
+    let worker = worker_of(&mut client);
+    run_sql(
+        &mut client,
+        "INSERT INTO mail.queue (name, transport) VALUES ('outside', 'external')",
+    );
+    let id = put(&mut client, "so that the worker knows the queues", "");
+    reaches(&mut client, id, "sent");
+    let mut other = cluster.connect("postgres");
+    let mut lock = other.transaction().unwrap();
+    run_sql(
+        &mut lock,
+        "LOCK TABLE mail.pending IN ACCESS EXCLUSIVE MODE",
+    );
+    // Almost as long as it has patience for.
+    until("the worker has waited", SOON, || {
+        one(
+            &mut client,
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $1 AND NOT granted
+                                   AND clock_timestamp() - waitstart > interval '700 milliseconds')",
+            &[&worker],
+        )
+    });
+    lock.commit().unwrap();
+    let expires = ", queue => 'outside', expires_at => clock_timestamp() + interval '1 second'";
+    let id = put(&mut client, "x", expires);
+    reaches(&mut client, id, "expired");
 }
