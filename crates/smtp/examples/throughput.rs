@@ -117,7 +117,9 @@ fn message(size: usize) -> Message {
     Message {
         from: "sender@example.com".to_owned(),
         to: vec!["recipient@example.com".to_owned()],
-        data: format!("Subject: for measuring\r\n\r\n{text}").into(),
+        data: format!("Subject: for measuring\r\n\r\n{text}")
+            .into_bytes()
+            .into(),
         ..Message::default()
     }
 }

@@ -65,7 +65,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(message: &Message, offered: &Extensions) -> Self {
         let ascii = message.data.is_ascii();
-        let mut utf8 = !ascii && !headers(&message.data).is_ascii();
+        let mut utf8 = !message.data.has_ascii_header();
         let mut from = None;
         let refusal = refuse_message(message, offered, ascii).or_else(|| {
             if message.from.is_empty() {
@@ -200,18 +200,6 @@ fn changed(written: Cow<'_, str>) -> Option<String> {
     }
 }
 
-/// The octets before the first empty line.
-fn headers(data: &[u8]) -> &[u8] {
-    let mut end = 0;
-    for line in data.split_inclusive(|&b| b == b'\n') {
-        if matches!(line, b"\r\n" | b"\n") {
-            break;
-        }
-        end += line.len();
-    }
-    &data[..end]
-}
-
 /// Why no recipient of this message can be asked for.
 fn refuse_message(message: &Message, offered: &Extensions, ascii: bool) -> Option<Refusal> {
     let size = message.data.len() as u64;
@@ -219,6 +207,13 @@ fn refuse_message(message: &Message, offered: &Extensions, ascii: bool) -> Optio
         return Some(Refusal {
             status: EnhancedCode::permanent(3, 4), // too big for the system (RFC 3463 §3.4)
             detail: format!("message is {size} bytes, the relay accepts {limit}"),
+        });
+    }
+    if !ascii && !offered.eight_bit_mime && !offered.smtputf8 && !message.data.has_ascii_header() {
+        let detail = "header holds characters beyond ASCII, and the relay does not offer SMTPUTF8";
+        return Some(Refusal {
+            status: EnhancedCode::permanent(6, 9), // UTF-8 header message cannot be transferred (RFC 6531 section 4.2)
+            detail: detail.to_owned(),
         });
     }
     if !ascii && !offered.eight_bit_mime {
@@ -361,9 +356,16 @@ mod tests {
             (
                 "",
                 ["a@b", "c@d"],
-                "é",
+                "a: b\r\n\r\né",
                 [true, true],
                 "5.6.3 message holds bytes beyond ASCII",
+            ),
+            (
+                "",
+                ["a@b", "c@d"],
+                "a: é",
+                [true, true],
+                "5.6.9 header holds characters beyond ASCII",
             ),
             (
                 "é@b",

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use bytes::Bytes;
+use crate::text::Text;
 
 use crate::Dsn;
 
@@ -148,8 +148,8 @@ pub struct Message {
     pub from: String,
     /// Forward paths without angle brackets, at least one.
     pub to: Vec<String>,
-    /// The RFC 5322 message with CRLF line ends, not yet dot-stuffed.
-    pub data: Bytes,
+    /// The RFC 5322 message.
+    pub data: Text,
     /// What to report about its delivery, and to whom; written only where the relay offers DSN.
     pub dsn: Dsn,
 }

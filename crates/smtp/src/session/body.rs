@@ -17,19 +17,18 @@ impl Session {
         let mut encoder = BodyEncoder::default();
         self.wire
             .note(|| format!("message text, {} octets", message.data.len()));
-        let (mut rest, mut first) = (&message.data[..], true);
-        while rest.len() > BLOCK {
-            let (block, tail) = rest.split_at(BLOCK);
-            rest = tail;
+        let mut blocks = message.data.blocks().iter().flat_map(|b| b.chunks(BLOCK));
+        let (mut block, mut first) = (blocks.next().unwrap_or_default(), true);
+        for following in blocks {
             self.wire.begin();
             encoder.encode(block, &mut self.wire.out);
             if !self.write_block(first, turn).await {
                 return;
             }
-            first = false;
+            (block, first) = (following, false);
         }
         self.wire.begin();
-        encoder.encode(rest, &mut self.wire.out);
+        encoder.encode(block, &mut self.wire.out);
         encoder.finish(&mut self.wire.out);
         self.wire.mark_dot();
         if let Some(next) = next {

@@ -148,7 +148,7 @@ proptest! {
             let accepted: Vec<&Vec<String>> = connections
                 .iter()
                 .flat_map(|c| &c.accepted)
-                .filter(|(text, _)| *text == job.data)
+                .filter(|(text, _)| *text == job.data.to_vec())
                 .map(|(_, recipients)| recipients)
                 .collect();
             let delivered = with(outcome, job, Verdict::Delivered);

@@ -166,7 +166,7 @@ async fn a_large_message_arrives_whole() {
             brief(&send(&mut session, &message).await),
             ["Delivered Dot 250"]
         );
-        assert!(server.first().messages[0] == message.data);
+        assert!(server.first().messages[0] == message.data.to_vec());
     }
 }
 
