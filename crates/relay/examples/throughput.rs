@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mail_relay::{Config, Job, JobResult, Pool, RelayConfig, Report, Settings, Transport};
+use mail_relay::{Config, Job, JobResult, Made, Pool, RelayConfig, Report, Settings, Transport};
 use mail_smtp::{Endpoint, Outcome, TlsMode, Verdict};
 
 #[allow(dead_code, reason = "the tests use the rest")]
@@ -18,10 +18,14 @@ mod sink;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn job(id: i64, relays: &Arc<[i32]>, text: &str) -> Job {
-    let content = serde_json::json!({
-        "from": "Shop <shop@example.com>", "to": ["someone@example.org"], "text": text,
-        "message_id": format!("<{id}@example.com>"), "subject": "Your order",
-    });
+    let text = format!(
+        "From: Shop <shop@example.com>\r\nTo: someone@example.org\r\nSubject: Your order\r\n\
+         Message-ID: <{id}@example.com>\r\n\r\n{text}"
+    );
+    let made = Made {
+        text: text.into_bytes().into(),
+        ..Made::default()
+    };
     Job {
         id,
         token: id,
@@ -29,8 +33,7 @@ fn job(id: i64, relays: &Arc<[i32]>, text: &str) -> Job {
         transport: Transport::Smtp(Arc::clone(relays)),
         from: "shop@example.com".to_owned(),
         to: vec!["someone@example.org".to_owned()],
-        content: content.to_string(),
-        date: 1_700_000_000,
+        source: Arc::new(made),
     }
 }
 

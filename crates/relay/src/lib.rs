@@ -1,4 +1,4 @@
-//! The relay pool: one network thread that composes messages, keeps connections to relays, and says
+//! The relay pool: one network thread that has messages made, keeps connections to relays, and says
 //! for every job what became of it. It knows nothing of Postgres, of queues or of retries over time.
 //!
 //! Layers: `ticket` guards that each job is reported exactly once, `parts` puts the ends of a job together whose
@@ -16,7 +16,6 @@ mod blame;
 mod conclude;
 mod connection;
 mod domain;
-mod envelope;
 mod fair;
 mod flow;
 mod gate;

@@ -70,6 +70,7 @@ fn take_settled(end: &mut Finished) -> Option<Finished> {
         untried: None,
         waits_for: None,
         more: true,
+        note: end.note.clone(),
     };
     if end.to.is_empty()
         && let Some(wait) = end.untried.take()
@@ -171,8 +172,7 @@ mod tests {
             transport: Transport::Smtp(Arc::from([])),
             from: String::new(),
             to: (0..results.len()).map(|n| format!("{n}@x.test")).collect(),
-            content: String::new(),
-            date: 0,
+            source: Arc::new(crate::Made::default()),
         };
         let seen = Rc::new(RefCell::new(Vec::new()));
         let sink = Rc::clone(&seen);
@@ -198,6 +198,7 @@ mod tests {
                 untried: None,
                 more: false,
                 waits_for: None,
+                note: None,
             }));
         }
         let last = seen.borrow_mut().pop().expect("an end");

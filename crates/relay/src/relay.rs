@@ -153,7 +153,7 @@ impl Relay {
         queue.push_back(ticket, now);
     }
 
-    /// The next job for a connection, composed: for a free one, or for one at work for a domain. What cannot be composed
+    /// The next job for a connection, made: for a free one, or for one at work for a domain. What cannot be made
     /// is reported on the way.
     pub fn next(&self, behind: Option<&Rc<Domain>>) -> Option<Ticket> {
         let limit = self.limit();
@@ -169,7 +169,7 @@ impl Relay {
             };
             // The borrow ends before composing, which reports.
             drop(queue);
-            if let Some(ticket) = ticket?.composed() {
+            if let Some(ticket) = ticket?.made() {
                 self.heard.set(now);
                 if let Some(limiter) = self.limiter.borrow_mut().as_mut() {
                     let granted = limiter.take(now);

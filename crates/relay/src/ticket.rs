@@ -7,14 +7,12 @@ use std::{
     time::Duration,
 };
 
-use mail_message::Composed;
 use mail_smtp::{Message, Outcome, Phase, RecipientResult, RelayFault, TlsInfo, Verdict};
 use tokio::time::Instant;
 
 use crate::{
-    Decision, Finished, Job, JobResult, Report, Transport,
+    Decision, Finished, Job, JobResult, Made, Report, Source, Transport,
     domain::{Domain, InFlight},
-    envelope,
 };
 
 /// Where reports go.
@@ -29,8 +27,8 @@ pub(crate) struct Ticket {
     /// The queue that it is from.
     pub queue: i32,
     transport: Transport,
-    content: String,
-    date: i64,
+    source: Arc<dyn Source>,
+    note: Option<Arc<str>>,
     message: Message,
     reporter: Reporter,
     /// When it was submitted.
@@ -79,12 +77,12 @@ impl Ticket {
             token: job.token,
             queue: job.queue,
             transport: job.transport,
-            content: job.content,
-            date: job.date,
+            source: job.source,
+            note: None,
             message: Message {
                 from: job.from,
                 to: job.to,
-                data: bytes::Bytes::new(),
+                data: mail_smtp::Text::default(),
                 dsn: mail_smtp::Dsn::default(),
             },
             domain,
@@ -135,14 +133,11 @@ impl Ticket {
         self
     }
 
-    /// Composes the message, unless that is done. `None`: it cannot be, and is reported so.
-    pub fn composed(mut self) -> Option<Self> {
+    /// Makes the message, unless that is done. `None`: it cannot be, and is reported so.
+    pub fn made(mut self) -> Option<Self> {
         if self.message.data.is_empty() {
-            match self.compose() {
-                Ok(composed) => {
-                    self.message.data = composed.data.into();
-                    self.message.dsn = composed.dsn.as_ref().map(envelope::dsn).unwrap_or_default();
-                }
+            match self.make() {
+                Ok(made) => (self.message.data, self.message.dsn) = (made.text, made.dsn),
                 Err(why) => {
                     self.finish(JobResult::Unrenderable(why), None);
                     return None;
@@ -152,18 +147,17 @@ impl Ticket {
         Some(self)
     }
 
-    fn compose(&self) -> Result<Composed, String> {
-        catch_unwind(AssertUnwindSafe(|| {
-            mail_message::compose_with_dsn(&self.content, self.date)
-        }))
-        .map_err(|_| "internal error while composing".to_owned())?
-        .map_err(|error| error.to_string())
+    fn make(&mut self) -> Result<Made, String> {
+        let mut made = catch_unwind(AssertUnwindSafe(|| self.source.make()))
+            .unwrap_or_else(|_| Err("internal error".to_owned()))?;
+        self.note = made.note.take();
+        Ok(made)
     }
 
     /// Ends a capture job.
-    pub fn capture(self) {
-        let result = match self.compose() {
-            Ok(composed) => JobResult::Captured(composed.data),
+    pub fn capture(mut self) {
+        let result = match self.make() {
+            Ok(made) => JobResult::Captured(made.text.to_vec()),
             Err(why) => JobResult::Unrenderable(why),
         };
         self.finish(result, None);
@@ -254,6 +248,7 @@ impl Ticket {
             waits_for: self.parked.then(|| self.domain.name.clone()),
             untried: untried.then_some(Duration::ZERO),
             more: false,
+            note: self.note.clone(),
         }));
     }
 }
@@ -280,7 +275,16 @@ mod tests {
 
     use super::*;
 
-    fn job(content: &str) -> Job {
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Source for Nothing {
+        fn make(&self) -> Result<Made, String> {
+            Err("there is nothing".to_owned())
+        }
+    }
+
+    fn job() -> Job {
         Job {
             id: 1,
             token: 2,
@@ -288,14 +292,13 @@ mod tests {
             transport: Transport::Capture,
             from: String::new(),
             to: vec!["a@example.org".to_owned()],
-            content: content.to_owned(),
-            date: 0,
+            source: Arc::new(Nothing),
         }
     }
 
     fn ticket(reporter: Reporter) -> Ticket {
         let domain = Domain::new("example.org".to_owned(), None);
-        Ticket::new(job("{}"), domain, reporter, Instant::now())
+        Ticket::new(job(), domain, reporter, Instant::now())
     }
 
     fn ends(run: impl FnOnce(Reporter)) -> Vec<JobResult> {
@@ -345,9 +348,9 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_composed_is_reported_once() {
+    fn what_cannot_be_made_is_reported_once() {
         let ends = ends(|reporter| {
-            assert!(ticket(reporter).composed().is_none());
+            assert!(ticket(reporter).made().is_none());
         });
         assert!(matches!(&ends[..], [JobResult::Unrenderable(_)]));
     }

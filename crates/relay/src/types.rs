@@ -1,8 +1,8 @@
 //! What the pool is given and what it reports.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
-use mail_smtp::{Endpoint, Outcome, RelayFault, TlsInfo};
+use mail_smtp::{Dsn, Endpoint, Outcome, RelayFault, Text, TlsInfo};
 
 use crate::rules::{Decision, Rule};
 
@@ -103,7 +103,7 @@ pub struct Config {
 pub enum Transport {
     /// To one of these relays.
     Smtp(Arc<[i32]>),
-    /// Compose only and hand back the bytes.
+    /// Make it only and hand back the bytes.
     Capture,
 }
 
@@ -114,6 +114,34 @@ impl Transport {
             Self::Smtp(relays) => Some(relays),
             Self::Capture => None,
         }
+    }
+}
+
+/// A message as it goes out.
+#[derive(Clone, Debug, Default)]
+pub struct Made {
+    /// The RFC 5322 message.
+    pub text: Text,
+    /// What to report about its delivery.
+    pub dsn: Dsn,
+    /// What is to be remembered of how it was made; comes back in [`Finished::note`].
+    pub note: Option<Arc<str>>,
+}
+
+/// From what a message is made when its turn has come.
+pub trait Source: Debug + Send + Sync {
+    /// Makes it, on the network thread and within bounds; or says why it cannot be made. A job that goes by several
+    /// ways, or to several relays in turn, asks again: it should get the same.
+    ///
+    /// # Errors
+    /// What keeps it from being made, now and later.
+    fn make(&self) -> Result<Made, String>;
+}
+
+/// One that is made already.
+impl Source for Made {
+    fn make(&self) -> Result<Made, String> {
+        Ok(self.clone())
     }
 }
 
@@ -132,10 +160,8 @@ pub struct Job {
     pub from: String,
     /// The outstanding recipients, at least one.
     pub to: Vec<String>,
-    /// The canonical JSON that `mail_message::compose` reads.
-    pub content: String,
-    /// The `Date:` header, seconds since the Unix epoch.
-    pub date: i64,
+    /// What it is made from.
+    pub source: Arc<dyn Source>,
 }
 
 /// What the pool says back.
@@ -240,6 +266,8 @@ pub struct Finished {
     pub more: bool,
     /// The domain, in lower case, that was not tried and may ask for the message before its time: [`Report::Roomy`].
     pub waits_for: Option<String>,
+    /// [`Made::note`], where it was made.
+    pub note: Option<Arc<str>>,
 }
 
 /// What became of one job.
@@ -247,9 +275,9 @@ pub struct Finished {
 pub enum JobResult {
     /// The session's outcome. `NotTried` gives it back without an attempt.
     Smtp(Outcome),
-    /// The composed message of a capture job.
+    /// The message of a capture job.
     Captured(Vec<u8>),
-    /// It cannot be composed, now or later: why.
+    /// It cannot be made, now or later: why.
     Unrenderable(String),
     /// It was never started: the pool stops, or no relay is available.
     Returned(String),

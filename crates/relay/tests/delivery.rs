@@ -2,10 +2,13 @@
 
 mod common;
 
-use std::{sync::atomic::Ordering::SeqCst, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
 
 use common::{Harness, job, jobs, quick, relay, sink::Sink};
-use mail_relay::{JobResult, Transport};
+use mail_relay::{JobResult, Made, Source, Transport};
 
 #[test]
 fn a_thousand_jobs_over_four_connections_arrive_exactly_once() {
@@ -81,13 +84,22 @@ fn a_server_without_pipelining_gets_one_after_the_other() {
     assert_eq!(sink.seen.chained.load(SeqCst), 0);
 }
 
+#[derive(Debug)]
+struct Unmakeable;
+
+impl Source for Unmakeable {
+    fn make(&self) -> Result<Made, String> {
+        Err("its template is not there".to_owned())
+    }
+}
+
 #[test]
-fn what_cannot_be_composed_does_not_stop_the_others() {
+fn what_cannot_be_made_does_not_stop_the_others() {
     let sink = Sink::start();
     let mut pool = Harness::start(quick(), vec![relay(1, sink.port, 1)]);
     let mut batch = jobs(0..20, &[1]);
     for job in batch.iter_mut().step_by(2) {
-        job.content = "{}".to_owned();
+        job.source = Arc::new(Unmakeable);
     }
     pool.pool.submit(batch);
     pool.until_finished(20);
@@ -106,7 +118,7 @@ fn a_capture_job_gives_the_message_and_needs_no_relay() {
     for job in &mut batch {
         job.transport = Transport::Capture;
     }
-    batch[1].content = "nonsense".to_owned();
+    batch[1].source = Arc::new(Unmakeable);
     pool.pool.submit(batch);
     pool.until_finished(200);
     let JobResult::Captured(bytes) = pool.result(0) else {

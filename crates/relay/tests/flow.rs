@@ -547,7 +547,7 @@ fn mail_that_one_relay_cannot_carry_goes_by_another() {
     let (small, large) = (Sink::start(), Sink::start());
     small
         .does
-        .answer("EHLO", Some("250-sink.test\r\n250 SIZE 100\r\n"));
+        .answer("EHLO", Some("250-sink.test\r\n250 SIZE 50\r\n"));
     let mut pool = Harness::start(
         slow(),
         vec![relay(1, small.port, 2), relay(2, large.port, 2)],

@@ -15,7 +15,7 @@ fn message(to: &[&str]) -> Message {
     Message {
         from: "s@example.com".to_owned(),
         to: to.iter().map(|&to| to.to_owned()).collect(),
-        data: "Subject: a test\r\n\r\nhello\r\n".into(),
+        data: b"Subject: a test\r\n\r\nhello\r\n".to_vec().into(),
         ..Message::default()
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use mail_relay::{
-    Config, Finished, Job, JobResult, Limited, Pool, RelayConfig, Report, Settings, Transport,
+    Config, Finished, Job, JobResult, Limited, Made, Pool, RelayConfig, Report, Settings, Transport,
 };
 use mail_smtp::{Endpoint, Outcome, TlsMode, Verdict};
 
@@ -58,6 +58,14 @@ pub fn only(relays: Vec<RelayConfig>) -> Config {
     }
 }
 
+/// A message that is there already.
+pub fn made(text: &str) -> Arc<Made> {
+    Arc::new(Made {
+        text: text.as_bytes().to_vec().into(),
+        ..Made::default()
+    })
+}
+
 pub fn job(id: i64, relays: &[i32]) -> Job {
     let from = "s@example.com";
     Job {
@@ -67,12 +75,9 @@ pub fn job(id: i64, relays: &[i32]) -> Job {
         transport: Transport::Smtp(Arc::from(relays)),
         from: from.to_owned(),
         to: vec![format!("u{id}@example.org")],
-        content: serde_json::json!({
-            "from": from, "to": [format!("u{id}@example.org")],
-            "message_id": format!("<{id}@example.com>"), "subject": format!("job {id}"), "text": "hello\n"
-        })
-        .to_string(),
-        date: 0,
+        source: made(&format!(
+            "From: {from}\r\nMessage-ID: <{id}@example.com>\r\nSubject: job {id}\r\n\r\nhello\r\n"
+        )),
     }
 }
 
