@@ -1,11 +1,11 @@
-//! Bodies: line ends, transfer encoding (RFC 2045 §6), and the multipart of text and HTML.
+//! Texts: line ends and transfer encoding (RFC 2045 §6).
 
 use std::borrow::Cow;
 
 use lettre::message::Body;
 
 /// RFC 5322 §2.1.1: the longest line without its CRLF.
-const MAX_LINE: usize = 998;
+pub(crate) const MAX_LINE: usize = 998;
 
 /// One leaf of the message.
 pub(crate) struct Part {
@@ -77,49 +77,4 @@ fn lf_to_crlf(text: &str) -> (Cow<'_, str>, usize) {
         out.push_str(line);
     }
     (Cow::Owned(out), longest)
-}
-
-/// Appends a `multipart/alternative` (RFC 2046 §5.1.4) with its header. The boundary is derived from
-/// `seed`, so that it is the same each time.
-pub(crate) fn alternative(out: &mut Vec<u8>, seed: &str, parts: &[Part]) {
-    let boundary = boundary(seed, parts);
-    out.extend_from_slice(b"Content-Type: multipart/alternative;\r\n boundary=\"");
-    out.extend_from_slice(boundary.as_bytes());
-    out.extend_from_slice(b"\"\r\n\r\n");
-    for part in parts {
-        out.extend_from_slice(b"--");
-        out.extend_from_slice(boundary.as_bytes());
-        out.extend_from_slice(b"\r\n");
-        part.write(out);
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(b"--");
-    out.extend_from_slice(boundary.as_bytes());
-    out.extend_from_slice(b"--\r\n");
-}
-
-/// `=_` occurs neither in base64 nor in quoted-printable (RFC 2045 §6.7); for 7bit parts the search
-/// makes sure.
-fn boundary(seed: &str, parts: &[Part]) -> String {
-    let mut salt = 0u64;
-    loop {
-        let boundary = format!("=_{:016x}{:016x}", fnv(seed, salt), fnv(seed, !salt));
-        let taken = parts.iter().any(|part| {
-            part.encoding == "7bit"
-                && std::str::from_utf8(&part.bytes).is_ok_and(|text| text.contains(&boundary))
-        });
-        if !taken {
-            return boundary;
-        }
-        salt += 1;
-    }
-}
-
-/// FNV-1a: small, and unlike the standard library's hashes the same in every version.
-fn fnv(text: &str, salt: u64) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for b in salt.to_le_bytes().into_iter().chain(text.bytes()) {
-        hash = (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
-    }
-    hash
 }

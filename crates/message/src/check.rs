@@ -6,6 +6,8 @@ use crate::error::{Invalid, quoted};
 
 /// The longest message identifier: it must fit into one line with its header's name.
 const MAX_MESSAGE_ID: usize = 250;
+/// In bytes. RFC 5322 sets no limit; no reader shows more.
+pub(crate) const MAX_SUBJECT: usize = 10_000;
 /// The longest name of a header of one's own.
 const MAX_HEADER_NAME: usize = 76;
 
@@ -88,6 +90,17 @@ pub(crate) fn is_header_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_graphic() && b != b':')
 }
 
+/// Whether a header may have this value, if what it may say is known.
+pub(crate) fn is_header_value(name: &str, value: &str) -> bool {
+    !name.eq_ignore_ascii_case(AUTO_SUBMITTED)
+        || ["no", "auto-generated", "auto-replied"]
+            .iter()
+            .any(|known| value.trim().eq_ignore_ascii_case(known))
+}
+
+/// RFC 3834 §5: written on every message that is composed, unless the caller says otherwise.
+pub(crate) const AUTO_SUBMITTED: &str = "Auto-Submitted";
+
 /// Headers with a field of their own in the JSON form.
 const BY_FIELD: &[(&str, &str)] = &[
     ("From", "from"),
@@ -101,6 +114,8 @@ const BY_FIELD: &[(&str, &str)] = &[
     ("In-Reply-To", "in_reply_to"),
     ("References", "references"),
     ("Return-Path", "return_path"),
+    ("List-Unsubscribe", "list_unsubscribe"),
+    ("List-Unsubscribe-Post", "list_unsubscribe"),
 ];
 
 /// Headers that are written by this crate or on the way.

@@ -1,13 +1,17 @@
 //! The canonical content: what is stored for a message, shown to external consumers and composed.
 //!
 //! The same field names as the JSON form; `from`, `to` and `message_id` always (without a sender, as only an
-//! external queue has it, neither `from` nor a `message_id` made from it), of the rest only what is not empty. Strings are borrowed from the JSON where they hold no escapes.
+//! external queue has it, neither `from` nor a `message_id` made from it), of the rest only what is not empty. Strings
+//! are borrowed from the JSON where they hold no escapes. Three fields differ from the JSON form: `attachments` has no
+//! bytes (the n-th belongs to the n-th file), `raw` is `true` (the message is file 0), `template` is an object.
 
 use std::{borrow::Cow, fmt, ops::Deref};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::dsn::Dsn;
+use serde_json::value::RawValue;
+
+use crate::{attachment::Attachment, dsn::Dsn, list_unsubscribe::ListUnsubscribe};
 
 /// A string that is borrowed from the JSON wherever it can be, also within lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -143,8 +147,43 @@ pub(crate) struct Content<'a> {
     pub text: Text<'a>,
     #[serde(borrow, default, skip_serializing_if = "is_empty")]
     pub html: Text<'a>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub list_unsubscribe: Option<ListUnsubscribe<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment<'a>>,
+    /// To be rendered when it is composed.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Template<'a>>,
+    /// What `subject`, `text` and `html` were rendered from.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub rendered: Option<RenderedFrom<'a>>,
+    /// The message is file 0, complete; the other fields say what is known of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
 }
 
-fn is_empty(text: &Text<'_>) -> bool {
+/// A template with what it is rendered from.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Template<'a> {
+    #[serde(borrow)]
+    pub name: Text<'a>,
+    #[serde(borrow, default, skip_serializing_if = "is_empty")]
+    pub locale: Text<'a>,
+    /// A JSON object, as given.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<&'a RawValue>,
+}
+
+/// Which template was rendered at enqueue.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RenderedFrom<'a> {
+    #[serde(borrow)]
+    pub template: Text<'a>,
+    #[serde(borrow)]
+    pub locale: Text<'a>,
+    pub version: i32,
+}
+
+pub(crate) fn is_empty(text: &Text<'_>) -> bool {
     text.0.is_empty()
 }

@@ -78,7 +78,7 @@ pub(crate) fn read(value: &RawValue) -> Result<Option<Dsn>, Invalid> {
             "notify" => dsn.notify = notify(value)?,
             "return" => dsn.ret = Some(ret(value)?),
             "envelope_id" => dsn.envelope_id = Some(envelope_id(value)?),
-            _ => return Err(unknown(name)),
+            _ => return Err(fields::unknown_member("dsn", name, MEMBERS, ALIASES)),
         }
     }
     Ok((dsn != Dsn::default()).then_some(dsn))
@@ -142,17 +142,4 @@ fn envelope_id(value: &RawValue) -> Result<String, Invalid> {
 fn is_envelope_id(text: &str) -> bool {
     let encoded = text.len() + 2 * text.matches(['+', '=']).count();
     (1..=MAX_ENVELOPE_ID).contains(&encoded) && text.bytes().all(|b| b.is_ascii_graphic())
-}
-
-fn unknown(name: &str) -> Invalid {
-    let known = ALIASES
-        .iter()
-        .find(|(alias, _)| alias.eq_ignore_ascii_case(name));
-    let hint = known.map_or_else(
-        || format!("Known fields of \"dsn\" are {MEMBERS}."),
-        |(_, field)| format!("Did you mean \"{field}\"?"),
-    );
-    let field = format!("dsn.{}", name.chars().take(60).collect::<String>());
-    let message = format!("unknown field {} in \"dsn\"", quoted(name));
-    Invalid::bad(field, message).with_hint(hint)
 }

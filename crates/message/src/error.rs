@@ -12,8 +12,6 @@ pub enum InvalidKind {
     Missing,
     /// The message is larger than the limit (54000).
     TooLarge,
-    /// The field is known, but not supported yet (0A000).
-    Unsupported,
 }
 
 /// Why a message was refused. `Display` is [`Invalid::message`].
@@ -40,17 +38,68 @@ impl Invalid {
         }
     }
 
+    pub(crate) fn too_many(field: &str, count: usize, limit: usize) -> Self {
+        let message = format!("{count} {field} exceed the limit of {limit}");
+        Self {
+            kind: InvalidKind::TooLarge,
+            ..Self::bad(field, message)
+        }
+    }
+
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    pub(crate) fn no_template(name: &str) -> Self {
+    /// There is no template of that name, or none in that locale.
+    pub fn unknown_template(name: &str) -> Self {
         Self {
             kind: InvalidKind::Missing,
-            field: "template".to_owned(),
-            message: format!("template {} does not exist", quoted(name)),
-            hint: None,
+            ..Self::bad(
+                "template",
+                format!("template {} does not exist", quoted(name)),
+            )
+        }
+    }
+
+    /// The template needs parameters that `params` does not give.
+    pub fn missing_parameters(template: &str, names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().take(10).map(|name| quoted(name)).collect();
+        let message = format!(
+            "template {} needs {} in \"params\"",
+            quoted(template),
+            names.join(", ")
+        );
+        Self::bad("params", message)
+    }
+
+    /// The template could not be rendered; `reason` is one line, lower case, without a full stop.
+    pub fn rendering_failed(template: &str, reason: &str) -> Self {
+        let reason: String = reason
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(500)
+            .collect();
+        let message = format!("template {} cannot be rendered: {reason}", quoted(template));
+        Self::bad("template", message)
+    }
+
+    /// There is no stored attachment of that id, or none that the caller may use.
+    pub fn unknown_attachment(id: i64) -> Self {
+        Self {
+            kind: InvalidKind::Missing,
+            ..Self::bad("attachment", format!("attachment {id} does not exist"))
+        }
+    }
+
+    /// What `field` holds or becomes is larger than allowed; both figures in bytes.
+    pub fn too_large(field: &str, size: usize, limit: usize) -> Self {
+        Self {
+            kind: InvalidKind::TooLarge,
+            ..Self::bad(
+                field,
+                format!("{field} of {size} bytes exceeds the limit of {limit} bytes"),
+            )
         }
     }
 
@@ -61,7 +110,8 @@ impl Invalid {
     }
 }
 
-/// Why content cannot be composed. Never the case for content that a `prepare_*` function produced.
+/// Why content cannot be composed. Never the case for content that a `prepare_*` function produced, given with its files
+/// and what its template renders into.
 #[derive(Debug, thiserror::Error)]
 pub enum ComposeError {
     /// It is not a JSON object of the canonical form.
@@ -70,6 +120,20 @@ pub enum ComposeError {
     /// A field holds what must not reach a header.
     #[error("content field \"{0}\" is not canonical")]
     Field(&'static str),
+    /// The content has a template, and no rendered text was given with it.
+    #[error("the template of the content is not rendered")]
+    NotRendered,
+    /// The template rendered into what no message can hold: the field that is wrong.
+    #[error("the rendered template has an invalid \"{0}\"")]
+    Rendered(&'static str),
+    /// Not as many files as the content names.
+    #[error("content needs {needed} files, {given} are given")]
+    Files {
+        /// How many the content names.
+        needed: usize,
+        /// How many were given.
+        given: usize,
+    },
 }
 
 /// At most this many characters of a value stand in an error.

@@ -4,11 +4,11 @@ use serde_json::value::RawValue;
 
 use crate::{
     content::{Members, Text},
-    error::{Invalid, InvalidKind, quoted},
+    error::{Invalid, quoted},
 };
 
-/// The fields that can be given today.
-pub(crate) const KNOWN: &[&str] = &[
+/// The fields of the form.
+const KNOWN: &[&str] = &[
     "from",
     "sender",
     "to",
@@ -19,23 +19,31 @@ pub(crate) const KNOWN: &[&str] = &[
     "subject",
     "text",
     "html",
+    "attachments",
     "headers",
     "in_reply_to",
     "references",
     "message_id",
-    "dsn",
-    "metadata",
-    "tags",
-];
-
-/// The fields that are part of the form but not implemented yet.
-const NOT_YET: &[&str] = &[
-    "attachments",
     "list_unsubscribe",
     "template",
     "params",
     "locale",
+    "render",
+    "dsn",
+    "metadata",
+    "tags",
     "raw",
+];
+
+/// What stands beside the message.
+const ARGUMENTS: &[&str] = &[
+    "queue",
+    "send_at",
+    "expires_at",
+    "priority",
+    "idempotency_key",
+    "ordering_key",
+    "supersede_key",
 ];
 
 /// What other mail libraries call our fields.
@@ -55,6 +63,14 @@ const ALIASES: &[(&str, &str)] = &[
     ("envelope_from", "return_path"),
     ("tag", "tags"),
     ("header", "headers"),
+    ("files", "attachments"),
+    ("unsubscribe", "list_unsubscribe"),
+    ("template_name", "template"),
+    ("parameters", "params"),
+    ("variables", "params"),
+    ("language", "locale"),
+    ("lang", "locale"),
+    ("mime", "raw"),
 ];
 
 /// Which form of `mail.enqueue` the fields came by: it decides what the caller calls them.
@@ -99,11 +115,18 @@ pub(crate) struct Draft<'a> {
     pub dsn: Option<&'a RawValue>,
     pub metadata: Option<&'a RawValue>,
     pub tags: Vec<Text<'a>>,
+    pub attachments: Option<&'a RawValue>,
+    pub list_unsubscribe: Option<&'a RawValue>,
+    pub template: Option<Text<'a>>,
+    pub params: Option<&'a RawValue>,
+    pub locale: Option<Text<'a>>,
+    pub render: Option<Text<'a>>,
+    pub raw: Option<Text<'a>>,
 }
 
 impl<'a> Draft<'a> {
     /// Adds the fields of a JSON object. In the text form `json` holds the `options`, which may not
-    /// repeat what an argument gave. A field that is `null` counts as absent.
+    /// repeat what an argument gave. A field that is `null` counts as absent, and so does an empty locale.
     pub fn read(&mut self, json: &'a str, form: Form) -> Result<(), Invalid> {
         let whole = match form {
             Form::Text => "options",
@@ -116,18 +139,10 @@ impl<'a> Draft<'a> {
                 Invalid::bad(whole, format!("\"{whole}\" is not valid JSON: {error}"))
             }
         })?;
-        // Before the fields that only go with a template, in whichever order they come.
-        let template = members.0.iter().find(|(name, _)| &**name == "template");
-        if let Some((_, value)) = template.filter(|(_, value)| value.get() != "null") {
-            return Err(Invalid::no_template(&string("template", value)?));
-        }
         let mut seen = Vec::with_capacity(KNOWN.len());
         for (name, value) in members.0 {
             let null = value.get() == "null";
             let Some(field) = KNOWN.iter().find(|known| **known == &*name) else {
-                if null && NOT_YET.contains(&&*name) {
-                    continue;
-                }
                 return Err(unknown(&name));
             };
             if seen.contains(field) {
@@ -153,6 +168,10 @@ impl<'a> Draft<'a> {
             "subject" => self.subject.is_some(),
             "text" => self.text.is_some(),
             "html" => self.html.is_some(),
+            "template" => self.template.is_some(),
+            "params" => self.params.is_some(),
+            "locale" => self.locale.is_some(),
+            "render" => self.render.is_some(),
             _ => false,
         }
     }
@@ -176,19 +195,36 @@ impl<'a> Draft<'a> {
             "dsn" => self.dsn = Some(object(field, value)?),
             "metadata" => self.metadata = Some(object(field, value)?),
             "tags" => self.tags = list(field, value)?,
+            "attachments" => self.attachments = Some(value),
+            "list_unsubscribe" => self.list_unsubscribe = Some(value),
+            "template" => self.template = Some(string(field, value)?),
+            "params" => self.params = Some(object(field, value)?),
+            "locale" => self.locale = Some(string(field, value)?).filter(|l| !l.is_empty()),
+            "render" => self.render = Some(string(field, value)?),
+            "raw" => self.raw = Some(string(field, value)?),
             _ => return Err(unknown(field)),
         }
         Ok(())
     }
 }
 
-/// The subject of a message that nothing else is known of.
-pub(crate) fn subject_of(json: &str) -> Option<String> {
-    let members: Members<'_, &RawValue> = serde_json::from_str(json).ok()?;
-    let (_, subject) = members.0.iter().find(|(name, _)| &**name == "subject")?;
-    string("subject", subject)
-        .ok()
-        .map(|text| text.0.into_owned())
+/// The refusal of a member that a field which is an object does not know.
+pub(crate) fn unknown_member(
+    field: &str,
+    name: &str,
+    members: &str,
+    aliases: &[(&str, &str)],
+) -> Invalid {
+    let known = aliases
+        .iter()
+        .find(|(alias, _)| alias.eq_ignore_ascii_case(name));
+    let hint = known.map_or_else(
+        || format!("Known fields of \"{field}\" are {members}."),
+        |(_, member)| format!("Did you mean \"{member}\"?"),
+    );
+    let message = format!("unknown field {} in \"{field}\"", quoted(name));
+    let name = name.chars().take(60).filter(|c| !c.is_control());
+    Invalid::bad(format!("{field}.{}", name.collect::<String>()), message).with_hint(hint)
 }
 
 fn given_twice(field: &'static str, form: Form) -> Invalid {
@@ -200,17 +236,14 @@ fn given_twice(field: &'static str, form: Form) -> Invalid {
 }
 
 fn unknown(name: &str) -> Invalid {
-    if NOT_YET.contains(&name) {
-        return Invalid {
-            kind: InvalidKind::Unsupported,
-            field: name.to_owned(),
-            message: format!("field \"{name}\" is not supported yet"),
-            hint: None,
-        };
-    }
-    let hint = match nearest(name) {
-        Some(near) => format!("Did you mean \"{near}\"?"),
-        None => format!("Known fields are {}.", KNOWN.join(", ")),
+    let mut arguments = ARGUMENTS.iter();
+    let argument = arguments.find(|argument| argument.eq_ignore_ascii_case(name));
+    let hint = match (argument, nearest(name)) {
+        (Some(argument), _) => {
+            format!("\"{argument}\" is an argument of mail.enqueue, not a field of the message.")
+        }
+        (None, Some(near)) => format!("Did you mean \"{near}\"?"),
+        (None, None) => format!("Known fields are {}.", KNOWN.join(", ")),
     };
     Invalid::bad(name, format!("unknown field {}", quoted(name))).with_hint(hint)
 }
@@ -223,7 +256,6 @@ fn nearest(name: &str) -> Option<&'static str> {
     }
     let (distance, field) = KNOWN
         .iter()
-        .chain(NOT_YET)
         .map(|known| (distance(&name, known), *known))
         .min()?;
     // One slip in a short name, two in a long one.
@@ -256,7 +288,7 @@ fn kind_of(value: &RawValue) -> &'static str {
     }
 }
 
-fn wrong_type(field: &str, wanted: &str, value: &RawValue) -> Invalid {
+pub(crate) fn wrong_type(field: &str, wanted: &str, value: &RawValue) -> Invalid {
     let found = kind_of(value);
     Invalid::bad(field, format!("\"{field}\" must be {wanted}, not {found}"))
 }
@@ -272,6 +304,21 @@ pub(crate) fn string<'a>(field: &str, value: &'a RawValue) -> Result<Text<'a>, I
             format!("\"{field}\" contains an invalid escape sequence"),
         )
     })
+}
+
+/// The text of a JSON object, from an argument of its own.
+pub(crate) fn object_argument<'a>(field: &str, json: &'a str) -> Result<&'a RawValue, Invalid> {
+    let value = serde_json::from_str(json)
+        .map_err(|error| Invalid::bad(field, format!("\"{field}\" is not valid JSON: {error}")))?;
+    object(field, value)
+}
+
+pub(crate) fn boolean(field: &str, value: &RawValue) -> Result<bool, Invalid> {
+    match value.get() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(wrong_type(field, "a boolean", value)),
+    }
 }
 
 /// A string, or an array of strings.

@@ -2,19 +2,20 @@
 
 use std::borrow::Cow;
 
+use serde_json::json;
+
 use crate::{
     address::{self, Mailbox},
+    attachment::{self, File, StoredFile},
     check,
-    content::{Content, Members, Text},
+    content::{Content, Text},
     dsn,
-    error::{Invalid, InvalidKind, quoted},
+    error::Invalid,
     fields::{self, Draft, Form},
+    limit::{self, Budget},
+    list_unsubscribe, own, raw,
+    template::{self, TemplateResult, TemplateUse},
 };
-
-/// The longest tag, in bytes.
-const MAX_TAG: usize = 255;
-/// RFC 5322 sets no limit; no reader shows more.
-const MAX_SUBJECT: usize = 10_000;
 
 /// A message that can be stored and, later, composed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct Prepared {
     pub envelope_from: String,
     /// The forward paths: the addresses of `to`, `cc` and `bcc` in order, each once, domains in ASCII.
     pub recipients: Vec<String>,
-    /// The subject as given.
+    /// The subject as given, as rendered from the template, or as the raw message has it, decoded.
     pub subject: Option<String>,
     /// The `Message-ID` with its angle brackets; empty if none is known.
     pub message_id: String,
@@ -33,10 +34,18 @@ pub struct Prepared {
     pub metadata: Option<String>,
     /// Canonical JSON, for [`crate::compose`].
     pub content: String,
+    /// The text of a JSON object, where it has a template: its `name`, the `locale` asked for or found, and the `version`
+    /// if it is rendered already.
+    pub template: Option<String>,
+    /// The bytes of the attachments in their order, or of the one raw message; to be given back to
+    /// [`crate::compose`].
+    pub files: Vec<File>,
+    /// About how many bytes will be sent.
+    pub size: usize,
 }
 
 /// What the queue and the moment add to a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct Context<'a> {
     /// The queue's default sender: a mailbox, display name allowed.
     pub default_sender: Option<&'a str>,
@@ -46,10 +55,15 @@ pub struct Context<'a> {
     pub id: i64,
     /// Randomness for the `Message-ID`.
     pub nonce: u64,
-    /// The largest message in bytes: all fields before any encoding.
+    /// The largest message in bytes: all fields before any encoding, and the files decoded.
     pub max_size: usize,
     /// The message is for a consumer that is not ours, which may need no sender.
     pub external: bool,
+    /// Renders a template; called for every message that has one, so that what it lacks is refused at once. Its
+    /// refusals are made by [`Invalid::unknown_template`] and those beside it.
+    pub render: &'a dyn Fn(&TemplateUse<'_>) -> Result<TemplateResult, Invalid>,
+    /// Tells of an attachment that is stored already, by its id; refuses with [`Invalid::unknown_attachment`].
+    pub stored: &'a dyn Fn(i64) -> Result<StoredFile, Invalid>,
 }
 
 /// The text form of `mail.enqueue`.
@@ -65,6 +79,14 @@ pub struct Simple<'a> {
     pub html_body: Option<&'a str>,
     /// The `From` mailbox.
     pub sender: Option<&'a str>,
+    /// The name of a template, instead of text and HTML.
+    pub template: Option<&'a str>,
+    /// The template's parameters: the text of a JSON object.
+    pub params: Option<&'a str>,
+    /// The language of the template (BCP 47); an empty one is none.
+    pub locale: Option<&'a str>,
+    /// When the template is rendered: `send` or `enqueue`.
+    pub render: Option<&'a str>,
     /// The text of a JSON object with further fields of the JSON form.
     pub options: Option<&'a str>,
 }
@@ -80,8 +102,14 @@ pub fn prepare_simple(simple: &Simple<'_>, context: &Context<'_>) -> Result<Prep
         subject: simple.subject.map(Text::from),
         text: simple.text_body.map(Text::from),
         html: simple.html_body.map(Text::from),
+        template: simple.template.map(Text::from),
+        locale: simple.locale.filter(|l| !l.is_empty()).map(Text::from),
+        render: simple.render.map(Text::from),
         ..Draft::default()
     };
+    if let Some(params) = simple.params {
+        draft.params = Some(fields::object_argument("params", params)?);
+    }
     if let Some(options) = simple.options {
         draft.read(options, Form::Text)?;
     }
@@ -91,29 +119,21 @@ pub fn prepare_simple(simple: &Simple<'_>, context: &Context<'_>) -> Result<Prep
 /// Prepares a message given as one JSON object.
 ///
 /// # Errors
-/// [`Invalid`] names the first field that is wrong, unknown or not supported yet.
+/// [`Invalid`] names the first field that is wrong or unknown.
 pub fn prepare_json(json: &str, context: &Context<'_>) -> Result<Prepared, Invalid> {
     let mut draft = Draft::default();
     draft.read(json, Form::Json)?;
     prepare(&draft, Form::Json, context)
 }
 
-/// Takes a message given as JSON for an external queue: whatever it says, as it is.
-pub fn prepare_external(json: &str) -> Prepared {
-    Prepared {
-        envelope_from: String::new(),
-        recipients: Vec::new(),
-        subject: fields::subject_of(json),
-        message_id: String::new(),
-        tags: Vec::new(),
-        metadata: None,
-        content: json.to_owned(),
-    }
-}
-
 fn prepare(draft: &Draft<'_>, form: Form, context: &Context<'_>) -> Result<Prepared, Invalid> {
-    check_size(draft, context.max_size)?;
+    let mut budget = Budget::of(draft, context.max_size)?;
+    if let Some(message) = &draft.raw {
+        return raw::prepare(draft, message, form, context, &mut budget);
+    }
+    limit::check_header(draft)?;
     check_texts(draft, form)?;
+    let mut template = template::resolve(draft, form, context, &mut budget)?;
     let from = from(draft, form, context)?;
     let sender = match &draft.sender {
         Some(text) => Some(single("sender", text)?),
@@ -125,16 +145,20 @@ fn prepare(draft: &Draft<'_>, form: Form, context: &Context<'_>) -> Result<Prepa
     let reply_to = mailboxes("reply_to", &draft.reply_to)?;
     let recipients = address::deduplicated(to.iter().chain(&cc).chain(&bcc));
     if recipients.is_empty() {
-        let label = form.label("to");
-        return Err(Invalid::bad(label, "message has no recipient")
-            .with_hint("Give at least one address in \"to\", \"cc\" or \"bcc\"."));
+        return Err(no_recipient(form));
     }
-    let envelope_from = envelope_from(draft, sender.as_ref().or(from.as_ref()), context)?;
+    let author = sender.as_ref().or(from.as_ref());
+    let author = author.map(|mailbox| &*mailbox.address);
+    let envelope_from = envelope_from(draft, author, context)?;
     let message_id = match (&draft.message_id, &from) {
         (Some(text), _) => check::message_id("message_id", text)?,
         (None, Some(from)) => Cow::Owned(new_message_id(context, from.domain())),
         // Without a domain of ours there is none to make it unique in; whoever sends the mail makes one.
         (None, None) => Cow::Borrowed(""),
+    };
+    let (attachments, files) = match draft.attachments {
+        Some(value) => attachment::read(value, &mut budget, context.stored)?,
+        None => Default::default(),
     };
     let record = Content {
         from: from.map_or_else(Text::default, |from| from.into_canonical().into()),
@@ -148,75 +172,76 @@ fn prepare(draft: &Draft<'_>, form: Form, context: &Context<'_>) -> Result<Prepa
             .as_ref()
             .map(|_| envelope_from.as_str().into()),
         dsn: draft.dsn.map(dsn::read).transpose()?.flatten(),
-        subject: borrowed(draft.subject.as_ref()),
+        subject: match &draft.subject {
+            Some(subject) => Text::from(&**subject),
+            None => rendered(&mut template.rendered.subject),
+        },
         message_id: Cow::Borrowed(&*message_id).into(),
         in_reply_to: message_ids("in_reply_to", &draft.in_reply_to)?,
         references: message_ids("references", &draft.references)?,
-        headers: headers(draft)?,
-        text: borrowed(draft.text.as_ref()),
-        html: borrowed(draft.html.as_ref()),
+        headers: own::headers(draft)?,
+        text: match &draft.text {
+            Some(text) => Text::from(&**text),
+            None => rendered(&mut template.rendered.text),
+        },
+        html: match &draft.html {
+            Some(html) => Text::from(&**html),
+            None => rendered(&mut template.rendered.html),
+        },
+        list_unsubscribe: draft
+            .list_unsubscribe
+            .map(list_unsubscribe::read)
+            .transpose()?,
+        attachments,
+        template: template.template,
+        rendered: template.from,
+        raw: false,
     };
-    let json = serde_json::to_string(&record)
-        .map_err(|error| Invalid::bad("message", format!("message cannot be stored: {error}")))?;
+    let json = store(&record)?;
+    let used = match (&record.template, &record.rendered) {
+        (Some(template), _) => Some(json!({"name": template.name, "locale": template.locale})),
+        (None, Some(from)) => {
+            Some(json!({"name": from.template, "locale": from.locale, "version": from.version}))
+        }
+        (None, None) => None,
+    };
+    let subject = draft.subject.as_deref().map(str::to_owned);
     Ok(Prepared {
         recipients,
-        subject: draft.subject.as_deref().map(str::to_owned),
-        tags: tags(draft)?,
+        subject: subject.or(template.subject),
+        tags: own::tags(draft)?,
         metadata: draft.metadata.map(|raw| raw.get().to_owned()),
+        // Base64 makes four of three.
+        size: json.len() + budget.files() / 3 * 4,
         content: json,
         message_id: message_id.into_owned(),
         envelope_from,
+        template: used.map(|template| template.to_string()),
+        files,
     })
 }
 
-fn borrowed<'a>(text: Option<&'a Text<'_>>) -> Text<'a> {
-    text.map_or_else(Text::default, |text| Text::from(&**text))
+/// The canonical content's text.
+pub(crate) fn store(record: &Content<'_>) -> Result<String, Invalid> {
+    serde_json::to_string(record)
+        .map_err(|error| Invalid::bad("message", format!("message cannot be stored: {error}")))
 }
 
-fn check_size(draft: &Draft<'_>, max_size: usize) -> Result<(), Invalid> {
-    let texts = [
-        &draft.from,
-        &draft.sender,
-        &draft.return_path,
-        &draft.subject,
-        &draft.text,
-        &draft.html,
-        &draft.message_id,
-    ];
-    let lists = [
-        &draft.to,
-        &draft.cc,
-        &draft.bcc,
-        &draft.reply_to,
-        &draft.in_reply_to,
-        &draft.references,
-        &draft.tags,
-    ];
-    let headers = draft.headers.0.iter();
-    let size = texts.into_iter().flatten().map(|t| t.len()).sum::<usize>()
-        + lists.into_iter().flatten().map(|t| t.len()).sum::<usize>()
-        + headers.map(|(k, v)| k.len() + v.len()).sum::<usize>()
-        + [draft.metadata, draft.dsn]
-            .into_iter()
-            .flatten()
-            .map(|raw| raw.get().len())
-            .sum::<usize>();
-    if size <= max_size {
-        return Ok(());
-    }
-    Err(Invalid {
-        kind: InvalidKind::TooLarge,
-        field: "message".to_owned(),
-        message: format!("message of {size} bytes exceeds the limit of {max_size} bytes"),
-        hint: None,
-    })
+pub(crate) fn no_recipient(form: Form) -> Invalid {
+    Invalid::bad(form.label("to"), "message has no recipient")
+        .with_hint("Give at least one address in \"to\", \"cc\" or \"bcc\".")
+}
+
+/// A rendered text, to be stored.
+fn rendered(text: &mut Option<String>) -> Text<'static> {
+    Text(text.take().unwrap_or_default().into())
 }
 
 fn check_texts(draft: &Draft<'_>, form: Form) -> Result<(), Invalid> {
     if let Some(subject) = &draft.subject {
         check::header_text("subject", subject)?;
-        if subject.len() > MAX_SUBJECT {
-            let message = format!("\"subject\" is longer than {MAX_SUBJECT} bytes");
+        if subject.len() > check::MAX_SUBJECT {
+            let message = format!("\"subject\" is longer than {} bytes", check::MAX_SUBJECT);
             return Err(Invalid::bad("subject", message));
         }
     }
@@ -263,7 +288,10 @@ fn single<'a>(field: &str, text: &'a str) -> Result<Mailbox<'a>, Invalid> {
     }
 }
 
-fn mailboxes<'a>(field: &str, texts: &'a [Text<'_>]) -> Result<Vec<Mailbox<'a>>, Invalid> {
+pub(crate) fn mailboxes<'a>(
+    field: &str,
+    texts: &'a [Text<'_>],
+) -> Result<Vec<Mailbox<'a>>, Invalid> {
     let mut out = Vec::with_capacity(texts.len());
     for text in texts {
         address::parse_list(field, text, &mut out)?;
@@ -271,7 +299,7 @@ fn mailboxes<'a>(field: &str, texts: &'a [Text<'_>]) -> Result<Vec<Mailbox<'a>>,
     Ok(out)
 }
 
-fn canonical(mailboxes: Vec<Mailbox<'_>>) -> Vec<Text<'_>> {
+pub(crate) fn canonical(mailboxes: Vec<Mailbox<'_>>) -> Vec<Text<'_>> {
     mailboxes
         .into_iter()
         .map(|mailbox| mailbox.into_canonical().into())
@@ -279,13 +307,13 @@ fn canonical(mailboxes: Vec<Mailbox<'_>>) -> Vec<Text<'_>> {
 }
 
 /// The message's own return path, else the queue's, else the address of `Sender` or `From`, else the null sender.
-fn envelope_from(
+pub(crate) fn envelope_from(
     draft: &Draft<'_>,
-    author: Option<&Mailbox<'_>>,
+    author: Option<&str>,
     context: &Context<'_>,
 ) -> Result<String, Invalid> {
     let Some(text) = draft.return_path.as_deref().or(context.return_path) else {
-        return Ok(author.map_or_else(String::new, |author| author.address.to_string()));
+        return Ok(author.unwrap_or_default().to_owned());
     };
     check::header_text("return_path", text)?;
     let trimmed = text.trim();
@@ -300,7 +328,7 @@ fn envelope_from(
 }
 
 /// Unique by the id, unguessable by the nonce, and the same on every attempt (RFC 5322 §3.6.4).
-fn new_message_id(context: &Context<'_>, domain: &str) -> String {
+pub(crate) fn new_message_id(context: &Context<'_>, domain: &str) -> String {
     let mut digits = [0u8; 13];
     let mut start = digits.len();
     let mut rest = context.id.cast_unsigned();
@@ -329,59 +357,4 @@ fn message_ids<'a>(field: &str, texts: &[Text<'_>]) -> Result<Text<'a>, Invalid>
         }
     }
     Ok(Cow::<str>::Owned(out).into())
-}
-
-fn headers<'a>(draft: &'a Draft<'_>) -> Result<Members<'a, Text<'a>>, Invalid> {
-    let mut seen = std::collections::HashSet::new();
-    let mut out = Vec::with_capacity(draft.headers.0.len());
-    for (name, value) in &draft.headers.0 {
-        let field = || format!("headers.{}", name.chars().take(76).collect::<String>());
-        let shown = quoted(name);
-        if check::has_control(name) {
-            let message = format!("header name {shown} contains a control character");
-            return Err(Invalid::bad("headers", message));
-        }
-        if !check::is_header_name(name) {
-            return Err(Invalid::bad(field(), format!("invalid header name {shown}")).with_hint(
-                "A header name consists of at most 76 printable ASCII characters without spaces and colons.",
-            ));
-        }
-        if let Some(hint) = check::reserved_header_hint(name) {
-            let message = format!("header {shown} cannot be set");
-            return Err(Invalid::bad(field(), message).with_hint(hint));
-        }
-        if !seen.insert(name.to_ascii_lowercase()) {
-            return Err(Invalid::bad(
-                field(),
-                format!("header {shown} is given twice"),
-            ));
-        }
-        if check::has_control(value) {
-            let message = format!("header {shown} contains a control character");
-            return Err(Invalid::bad(field(), message));
-        }
-        out.push((Text::from(&**name), Text::from(&**value)));
-    }
-    Ok(Members(out))
-}
-
-fn tags(draft: &Draft<'_>) -> Result<Vec<String>, Invalid> {
-    let mut seen = std::collections::HashSet::new();
-    let mut out: Vec<String> = Vec::with_capacity(draft.tags.len());
-    for tag in &draft.tags {
-        check::header_text("tags", tag)?;
-        let problem = match tag.len() {
-            0 => "is empty".to_owned(),
-            length if length > MAX_TAG => format!("is longer than {MAX_TAG} bytes"),
-            _ => {
-                if seen.insert(&**tag) {
-                    out.push((**tag).to_owned());
-                }
-                continue;
-            }
-        };
-        let message = format!("tag {} {problem}", quoted(tag));
-        return Err(Invalid::bad("tags", message));
-    }
-    Ok(out)
 }

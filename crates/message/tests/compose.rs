@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{DATE, QUEUE, assert_legal, composed, json, simple, to};
-use mail_message::{ComposeError, Prepared, Simple, compose, prepare_json};
+use common::{DATE, QUEUE, assert_legal, composed, json, plain, simple, to};
+use mail_message::{ComposeError, Prepared, Simple, prepare_json};
 use mail_parser::{Message, MessageParser};
 use proptest::prelude::*;
 use serde_json::json as j;
@@ -49,6 +49,7 @@ fn a_plain_text_mail_looks_like_this() {
             "To: Ann <a@example.org>, b@example.org\r\n",
             "Subject: Hi\r\n",
             "Message-ID: <100.abc@example.com>\r\n",
+            "Auto-Submitted: auto-generated\r\n",
             "MIME-Version: 1.0\r\n",
             "Content-Type: text/plain; charset=utf-8\r\n",
             "Content-Transfer-Encoding: 7bit\r\n",
@@ -77,7 +78,7 @@ fn text_and_html_become_alternatives_in_that_order() {
 #[test]
 fn html_alone_and_nothing_at_all_are_single_parts() {
     let html = simple(&Simple {
-        html_body: Some("<p>x"),
+        html_body: Some("<img src=x>"),
         ..to("a@example.org")
     })
     .unwrap();
@@ -209,14 +210,14 @@ fn line_ends_of_every_kind_become_crlf() {
 fn dates_out_of_range_do_not_panic() {
     let prepared = simple(&to("a@example.org")).unwrap();
     for date in [i64::MIN, -1, 0, i64::MAX] {
-        assert_legal(&compose(&prepared.content, date).unwrap());
+        assert_legal(&plain(&prepared.content, date).unwrap());
     }
 }
 
 #[test]
 fn content_from_elsewhere_cannot_inject_headers() {
     let ok = j!({"from": "a@b", "to": ["a@b"], "message_id": "<a@b>"});
-    assert!(compose(&ok.to_string(), DATE).is_ok());
+    assert!(plain(&ok.to_string(), DATE).is_ok());
     let table = [
         ("from", j!("a@b\r\nX: y")),
         ("from", j!("")),
@@ -232,11 +233,11 @@ fn content_from_elsewhere_cannot_inject_headers() {
     for (field, value) in table {
         let mut content = ok.clone();
         content[field] = value;
-        let error = compose(&content.to_string(), DATE).expect_err(field);
+        let error = plain(&content.to_string(), DATE).expect_err(field);
         assert!(matches!(error, ComposeError::Field(_)), "{error}");
     }
     for content in ["", "[]", "{}", "{\"from\":1}"] {
-        assert!(matches!(compose(content, DATE), Err(ComposeError::Json(_))));
+        assert!(matches!(plain(content, DATE), Err(ComposeError::Json(_))));
     }
 }
 
@@ -271,9 +272,9 @@ proptest! {
         let prepared = json(&given);
         prop_assume!(prepared.is_ok() || name.len() < 320);
         let prepared = prepared.unwrap();
-        let bytes = compose(&prepared.content, DATE).unwrap();
+        let bytes = plain(&prepared.content, DATE).unwrap();
         assert_legal(&bytes);
-        prop_assert_eq!(&bytes, &compose(&prepared.content, DATE).unwrap());
+        prop_assert_eq!(&bytes, &plain(&prepared.content, DATE).unwrap());
         let mail = MessageParser::new().parse(&bytes).unwrap();
         let got = pairs(mail.to());
         prop_assert_eq!(got.len(), 1);
@@ -306,7 +307,7 @@ proptest! {
         let context = mail_message::Context { max_size: usize::MAX, ..QUEUE };
         match prepare_json(&given.to_string(), &context) {
             Ok(prepared) => {
-                let bytes = compose(&prepared.content, DATE).unwrap();
+                let bytes = plain(&prepared.content, DATE).unwrap();
                 assert_legal(&bytes);
                 let again = prepare_json(&prepared.content, &context).unwrap();
                 prop_assert_eq!(&again.content, &prepared.content);
@@ -348,7 +349,7 @@ proptest! {
     #[test]
     fn accepted_addresses_compose(recipient in "[a-z.\"@]{1,12}@[a-zß.-]{1,12}", name in "[a-zü\"., ]{0,10}") {
         if let Ok(prepared) = simple(&to(&format!("{name} <{recipient}>"))) {
-            assert_legal(&compose(&prepared.content, DATE).unwrap());
+            assert_legal(&plain(&prepared.content, DATE).unwrap());
         }
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use common::{DATE, QUEUE, json, simple, to};
 use mail_message::{
-    ComposeError, Dsn, DsnNotify, DsnReturn, InvalidKind, Simple, compose_with_dsn, prepare_json,
+    ComposeError, Dsn, DsnNotify, DsnReturn, Extras, InvalidKind, Simple, compose, prepare_json,
 };
 use serde_json::{Value, json as j};
 
@@ -14,8 +14,8 @@ fn asked(dsn: &Value) -> Option<Dsn> {
     let prepared = json(&j!({"to": "a@example.org", "dsn": dsn})).expect("it is accepted");
     let again = prepare_json(&prepared.content, &QUEUE).expect("its canonical form is, too");
     assert_eq!(prepared, again);
-    let composed = compose_with_dsn(&prepared.content, DATE).expect("it composes");
-    assert!(!String::from_utf8_lossy(&composed.data).contains("dsn"));
+    let composed = compose(&prepared.content, DATE, Extras::default()).expect("it composes");
+    assert!(!String::from_utf8_lossy(&composed.to_vec()).contains("dsn"));
     composed.dsn
 }
 
@@ -143,7 +143,7 @@ fn an_envelope_identifier_that_could_be_more_than_one_word_is_refused() {
 fn content_from_elsewhere_cannot_ask_what_nobody_can() {
     let with = |dsn: Value| {
         let content = j!({"from": "a@b", "to": ["a@b"], "message_id": "<a@b>", "dsn": dsn});
-        compose_with_dsn(&content.to_string(), DATE)
+        compose(&content.to_string(), DATE, Extras::default())
     };
     assert!(with(j!({"envelope_id": "x"})).is_ok());
     for dsn in [

@@ -119,13 +119,34 @@ fn unknown_fields_are_named_with_a_hint() {
         );
         assert!(error.hint.unwrap().starts_with(hint), "{field}");
     }
-    for field in ["attachments", "list_unsubscribe", "params", "locale", "raw"] {
-        let error = json(&j!({"to": "a@example.org", field: {}})).unwrap_err();
-        assert_eq!(
-            (error.kind, error.field.as_str()),
-            (InvalidKind::Unsupported, field)
-        );
-        assert!(error.message.contains(field));
+    for field in [
+        "queue",
+        "send_at",
+        "expires_at",
+        "priority",
+        "idempotency_key",
+        "ordering_key",
+        "supersede_key",
+    ] {
+        let hint =
+            format!("\"{field}\" is an argument of mail.enqueue, not a field of the message.");
+        let error = json(&j!({"to": "a@example.org", field: null})).unwrap_err();
+        assert_eq!(error.message, format!("unknown field \"{field}\""));
+        assert_eq!(error.hint.as_deref(), Some(hint.as_str()));
+        let options = j!({field: 1}).to_string();
+        let given = Simple {
+            options: Some(&options),
+            ..to("a@example.org")
+        };
+        assert_eq!(simple(&given).unwrap_err().hint, Some(hint));
+    }
+    for field in [
+        "attachments",
+        "list_unsubscribe",
+        "template",
+        "params",
+        "raw",
+    ] {
         assert!(json(&j!({"to": "a@example.org", field: null})).is_ok());
     }
 }
@@ -427,35 +448,44 @@ fn every_field_counts_towards_the_limit() {
     }
 }
 
-fn with_options(options: &str) -> Simple<'_> {
-    Simple {
-        options: Some(options),
-        ..to("a@example.org")
-    }
-}
-
 #[test]
-fn no_template_exists_whatever_else_is_said() {
-    let mails = [
-        r#"{"to": "a@example.org", "template": "welcome"}"#,
-        r#"{"to": "a@example.org", "params": {"a": 1}, "locale": "de", "template": "welcome"}"#,
-        r#"{"template": "welcome"}"#,
+fn a_header_has_a_limit_of_its_own() {
+    const LIMIT: usize = 256 * 1024;
+    let half = "x".repeat(LIMIT / 2);
+    let addresses = |count: usize| vec!["someone@recipients.example"; count];
+    let cases = [
+        j!({"to": addresses(LIMIT / 26 + 1)}),
+        j!({"to": addresses(LIMIT / 52), "cc": addresses(LIMIT / 52 + 1)}),
+        j!({"reply_to": addresses(LIMIT / 26)}),
+        j!({"references": vec!["12345678@90"; LIMIT / 11]}),
+        j!({"in_reply_to": vec!["12345678@90"; LIMIT / 11]}),
+        j!({"headers": {"X-A": half, "X-B": half}}),
+        j!({"subject": "x".repeat(10_000), "headers": {"X-A": half, "X-B": "x".repeat(LIMIT / 2 - 9_000)}}),
+        j!({"list_unsubscribe": {"url": half, "mailto": half}}),
     ];
-    let expected = "template \"welcome\" does not exist";
-    for mail in mails {
-        let error = prepare_json(mail, &QUEUE).unwrap_err();
-        assert_eq!(
-            (error.kind, error.message.as_str()),
-            (InvalidKind::Missing, expected)
-        );
-        let options = mail.replace(r#""to": "a@example.org", "#, "");
-        let error = simple(&with_options(&options)).unwrap_err();
-        assert_eq!(
-            (error.kind, error.message.as_str()),
-            (InvalidKind::Missing, expected)
+    for mut mail in cases {
+        if mail.get("to").is_none() {
+            mail["to"] = j!("someone@recipients.example");
+        }
+        let Err(error) = json(&mail) else {
+            panic!("it is too large")
+        };
+        assert_eq!(error.kind, InvalidKind::TooLarge, "{error}");
+        assert_eq!(error.field, "header");
+        assert!(error.message.starts_with("header of "), "{error}");
+        assert!(
+            error.message.ends_with("exceeds the limit of 262144 bytes"),
+            "{error}"
         );
     }
-    let error = simple(&with_options(r#"{"template": 7}"#)).unwrap_err();
-    assert_eq!(error.message, "\"template\" must be a string, not a number");
-    assert!(simple(&with_options(r#"{"template": null}"#)).is_ok());
+    let list = addresses(LIMIT / 26 + 1).join(",");
+    assert_eq!(simple(&to(&list)).unwrap_err().field, "header");
+    let mut mail = j!({"to": addresses(5_100), "headers": {"X-A": half}});
+    assert!(json(&mail).is_err());
+    mail["to"] = j!(addresses(4_900));
+    assert!(json(&mail).is_ok());
+    // What does not stand in it is not counted.
+    let mail =
+        j!({"bcc": addresses(LIMIT / 26 + 1), "text": half, "html": half, "metadata": {"k": half}});
+    assert!(json(&mail).is_ok());
 }

@@ -1,7 +1,11 @@
 //! What the tests of this crate share.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use mail_message::{Context, Invalid, Prepared, Simple, compose, prepare_json, prepare_simple};
+use bytes::Bytes;
+use mail_message::{
+    ComposeError, Context, Extras, File, Invalid, Prepared, Rendered, Simple, compose,
+    prepare_json, prepare_simple,
+};
 
 pub const DATE: i64 = 1_700_000_000;
 
@@ -12,6 +16,8 @@ pub const QUEUE: Context<'static> = Context {
     nonce: 0xabc,
     max_size: 1_000_000,
     external: false,
+    render: &|template| Err(Invalid::unknown_template(&template.name)),
+    stored: &|id| Err(Invalid::unknown_attachment(id)),
 };
 
 pub fn to(recipient: &str) -> Simple<'_> {
@@ -29,9 +35,33 @@ pub fn json(value: &serde_json::Value) -> Result<Prepared, Invalid> {
     prepare_json(&value.to_string(), &QUEUE)
 }
 
+/// What a caller gives back when the message is composed, each file in one block.
+pub fn extras(prepared: &Prepared, rendered: Option<Rendered>) -> Extras {
+    let files = prepared.files.iter().map(|file| match file {
+        File::Bytes(bytes) => vec![Bytes::from(bytes.clone())],
+        File::Stored(id) => panic!("attachment {id} is stored elsewhere"),
+    });
+    Extras {
+        rendered,
+        files: files.collect(),
+    }
+}
+
+/// Composes content that has neither files nor a template.
+pub fn plain(content: &str, date: i64) -> Result<Vec<u8>, ComposeError> {
+    compose(content, date, Extras::default()).map(|composed| composed.to_vec())
+}
+
+/// The composed message.
+pub fn bytes_of(prepared: &Prepared) -> Vec<u8> {
+    compose(&prepared.content, DATE, extras(prepared, None))
+        .expect("prepared content composes")
+        .to_vec()
+}
+
 /// The composed message as text; every line must be legal.
 pub fn composed(prepared: &Prepared) -> String {
-    let bytes = compose(&prepared.content, DATE).expect("prepared content composes");
+    let bytes = bytes_of(prepared);
     assert_legal(&bytes);
     String::from_utf8(bytes).expect("composed mail is text")
 }
