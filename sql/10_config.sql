@@ -230,7 +230,9 @@ CREATE TABLE mail.queue (
     retain_body        interval DEFAULT '30 days' CHECK (retain_body BETWEEN '0' AND '100 years'),
     retain_sent        interval DEFAULT '90 days' CHECK (retain_sent BETWEEN '0' AND '100 years'),
     notify             boolean,
-    fresh              boolean
+    fresh              boolean,
+    max_message_size   integer CHECK (max_message_size >= 1024),
+    bulk               boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE mail.queue IS 'Queues. A change takes effect at commit.';
 COMMENT ON COLUMN mail.queue.id IS 'Number used inside; stays when the queue is renamed.';
@@ -254,6 +256,9 @@ COMMENT ON COLUMN mail.queue.retain_body IS 'How long the body of a finished mes
 COMMENT ON COLUMN mail.queue.retain_sent IS 'How long the record of a finished message is kept after its enqueue; NULL: for ever. Dead letters stay until somebody decides.';
 COMMENT ON COLUMN mail.queue.notify IS 'Whether NOTIFY mail_queue tells when something becomes claimable; default: true for external, false otherwise.';
 COMMENT ON COLUMN mail.queue.fresh IS 'True only for the queue that CREATE EXTENSION made and nobody has changed yet: a restored dump replaces it. Not to be set by hand.';
+
+COMMENT ON COLUMN mail.queue.max_message_size IS 'Largest message that is accepted, in bytes, files as they were given; NULL: pgmq_mail.max_message_size, which is never exceeded.';
+COMMENT ON COLUMN mail.queue.bulk IS 'True for newsletters and the like: mail.preview then expects a way to unsubscribe.';
 
 CREATE FUNCTION mail._queue_check() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -17,7 +17,9 @@ CREATE TABLE mail.message (
     idempotency_key text,
     ordering_key    text,
     supersede_key   text,
-    content         text
+    content         text,
+    template        jsonb,
+    files           integer
 );
 -- Up to a page, a row stays in one piece and uncompressed: cheaper to write and to read than TOAST.
 ALTER TABLE mail.message SET (toast_tuple_target = 8160);
@@ -38,7 +40,9 @@ COMMENT ON COLUMN mail.message.metadata IS 'Metadata; never sent.';
 COMMENT ON COLUMN mail.message.idempotency_key IS 'As given.';
 COMMENT ON COLUMN mail.message.ordering_key IS 'As given.';
 COMMENT ON COLUMN mail.message.supersede_key IS 'As given.';
-COMMENT ON COLUMN mail.message.content IS 'The message in its JSON form; NULL once retain_body is over.';
+COMMENT ON COLUMN mail.message.content IS 'The message in its JSON form, files left out; NULL once retain_body is over.';
+COMMENT ON COLUMN mail.message.template IS 'The template that it is made from: name, locale (as asked for), and where it was rendered when it was enqueued, version. NULL: none.';
+COMMENT ON COLUMN mail.message.files IS 'How many files go with it; NULL: none.';
 
 CREATE TABLE mail.pending (
     id            bigint PRIMARY KEY,
@@ -65,7 +69,7 @@ COMMENT ON COLUMN mail.pending.id IS 'The message.';
 COMMENT ON COLUMN mail.pending.due_at IS 'When it may next be claimed.';
 COMMENT ON COLUMN mail.pending.queue_id IS 'The queue.';
 COMMENT ON COLUMN mail.pending.rank IS 'Negated priority, so that one ascending index gives the order.';
-COMMENT ON COLUMN mail.pending.size IS 'Bytes of its content.';
+COMMENT ON COLUMN mail.pending.size IS 'Bytes of its content and of its files as they are sent.';
 COMMENT ON COLUMN mail.pending.attempts IS 'Attempts that ended.';
 COMMENT ON COLUMN mail.pending.ordering_hash IS 'Hash of queue and ordering_key.';
 COMMENT ON COLUMN mail.pending.ordering_seq IS 'Place within that key.';

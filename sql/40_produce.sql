@@ -7,11 +7,11 @@ CREATE FUNCTION mail.enqueue(
     sender text DEFAULT NULL, queue text DEFAULT 'default', template text DEFAULT NULL, params jsonb DEFAULT NULL,
     locale text DEFAULT NULL, send_at timestamptz DEFAULT NULL, expires_at timestamptz DEFAULT NULL,
     priority integer DEFAULT 0, idempotency_key text DEFAULT NULL, ordering_key text DEFAULT NULL,
-    supersede_key text DEFAULT NULL, options jsonb DEFAULT NULL
+    supersede_key text DEFAULT NULL, options jsonb DEFAULT NULL, render text DEFAULT NULL
 ) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enqueue_text_wrapper';
-COMMENT ON FUNCTION mail.enqueue(text, text, text, text, text, text, text, jsonb, text, timestamptz, timestamptz, integer, text, text, text, jsonb) IS
-'Accepts a mail as part of the caller''s transaction and returns its id. recipient: one address or a comma-separated list, display names allowed; options: further fields of the JSON form. Waits for nobody unless an idempotency_key or supersede_key is given: then calls with the same key wait for each other''s transaction; and, for half a second at most, while somebody deletes a queue. With an idempotency_key seen within the queue''s window the first id comes back and nothing is added. Errors: 22023 bad value (the field is named), 42704 no such queue or template, 54000 too large, 0A000 not supported yet.';
+COMMENT ON FUNCTION mail.enqueue(text, text, text, text, text, text, text, jsonb, text, timestamptz, timestamptz, integer, text, text, text, jsonb, text) IS
+'Accepts a mail as part of the caller''s transaction and returns its id. recipient: one address or a comma-separated list, display names allowed; template, params, locale: a template instead of subject and bodies, rendered when it is sent, or at once with render => ''enqueue''; options: further fields of the JSON form. Waits for nobody unless an idempotency_key or supersede_key is given: then calls with the same key wait for each other''s transaction; and, for half a second at most, while somebody deletes a queue. With an idempotency_key seen within the queue''s window the first id comes back and nothing is added. Errors: 22023 bad value (the field is named), 42704 no such queue or template, 54000 too large.';
 
 CREATE FUNCTION mail.enqueue(
     message jsonb, queue text DEFAULT 'default', send_at timestamptz DEFAULT NULL, expires_at timestamptz DEFAULT NULL,
@@ -20,18 +20,25 @@ CREATE FUNCTION mail.enqueue(
 ) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enqueue_json_wrapper';
 COMMENT ON FUNCTION mail.enqueue(jsonb, text, timestamptz, timestamptz, integer, text, text, text) IS
-'As the text form, with the message as JSON: from, to, cc, bcc, reply_to, return_path, subject, text, html, headers, in_reply_to, references, message_id, metadata, tags. Unknown fields are an error. A queue with transport external takes any JSON. Errors: 22023, 42704, 54000, 0A000.';
+'As the text form, with the message as JSON: from, sender, to, cc, bcc, reply_to, return_path, subject, text, html, attachments, headers, in_reply_to, references, message_id, list_unsubscribe, dsn, template, params, locale, render, metadata, tags, raw. Unknown fields are an error. A queue with transport external takes any JSON. Errors: 22023, 42704, 54000.';
+
+CREATE FUNCTION mail._enqueue_element(
+    element bigint, message jsonb, queue text, send_at timestamptz, expires_at timestamptz, priority integer
+) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enqueue_element_wrapper';
+COMMENT ON FUNCTION mail._enqueue_element(bigint, jsonb, text, timestamptz, timestamptz, integer) IS
+'mail.enqueue for one message of a list; errors say which one.';
 
 CREATE FUNCTION mail.enqueue_batch(
     messages jsonb[], queue text DEFAULT 'default', send_at timestamptz DEFAULT NULL, expires_at timestamptz DEFAULT NULL,
     priority integer DEFAULT 0
 ) RETURNS SETOF bigint
     LANGUAGE sql VOLATILE PARALLEL UNSAFE ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
-    SELECT mail.enqueue(u.message, enqueue_batch.queue, enqueue_batch.send_at, enqueue_batch.expires_at, enqueue_batch.priority)
-    FROM unnest(messages) AS u (message);
+    SELECT mail._enqueue_element(u.element, u.message, enqueue_batch.queue, enqueue_batch.send_at, enqueue_batch.expires_at, enqueue_batch.priority)
+    FROM unnest(messages) WITH ORDINALITY AS u (message, element);
 $$;
 COMMENT ON FUNCTION mail.enqueue_batch(jsonb[], text, timestamptz, timestamptz, integer) IS
-'Accepts many messages, all or none; returns their ids in order. Errors: as mail.enqueue.';
+'Accepts many messages, all or none; returns their ids in order. Errors: as mail.enqueue, with the place of the message, from 1: messages[3].';
 
 -- SECURITY DEFINER is not used: the C function notes the caller, then runs the statements below as the owner.
 CREATE FUNCTION mail.cancel(id bigint) RETURNS boolean

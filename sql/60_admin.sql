@@ -106,6 +106,7 @@ BEGIN
             RETURNING m.id),
         letters AS (DELETE FROM mail.dead_letter d WHERE d.id IN (SELECT g.id FROM gone g)),
         captures AS (DELETE FROM mail.capture c WHERE c.message_id IN (SELECT g.id FROM gone g)),
+        files AS (DELETE FROM mail.message_attachment a WHERE a.message_id IN (SELECT g.id FROM gone g)),
         superseded AS (
             DELETE FROM mail.supersede s WHERE s.message_id IN (SELECT g.id FROM gone g)
             AND NOT EXISTS (SELECT FROM mail.pending p WHERE p.id = ANY (s.earlier))),

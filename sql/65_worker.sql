@@ -74,6 +74,7 @@ BEGIN
         DELETE FROM mail.capture c WHERE c.message_id = ANY (old);
         DELETE FROM mail.supersede s WHERE s.message_id = ANY (old)
             AND NOT EXISTS (SELECT FROM mail.pending p WHERE p.id = ANY (s.earlier));
+        DELETE FROM mail.message_attachment a WHERE a.message_id = ANY (old);
         DELETE FROM mail.message m WHERE m.id = ANY (old);
     END IF;
     WITH bodies AS (
@@ -82,7 +83,8 @@ BEGIN
           AND m.enqueued_at < clock_timestamp() - q.retain_body
           AND NOT EXISTS (SELECT FROM mail.pending p WHERE p.id = m.id)
           AND NOT EXISTS (SELECT FROM mail.dead_letter d WHERE d.id = m.id)
-        RETURNING m.id)
+        RETURNING m.id),
+    files AS (DELETE FROM mail.message_attachment a USING bodies b WHERE a.message_id = b.id)
     DELETE FROM mail.capture c USING bodies b WHERE c.message_id = b.id;
     DELETE FROM mail.idempotency i WHERE (i.queue_id, i.key) IN (
         SELECT t.queue_id, t.key FROM mail.idempotency t WHERE t.until < clock_timestamp() LIMIT batch);
@@ -90,3 +92,20 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION mail._retain(bigint, integer) IS 'Lets go of bodies and records whose time is over among the next batch messages behind an id, of idempotency keys, and of domains'' pauses; returns the last id it looked at, NULL if there was none.';
+
+CREATE FUNCTION mail._retain_files(behind bigint, batch integer, OUT last bigint, OUT looked_at bigint)
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    SELECT max(s.id), count(*) INTO last, looked_at
+    FROM (SELECT f.id FROM mail.attachment f WHERE f.id > behind ORDER BY f.id LIMIT batch) s;
+    -- Who is just enqueuing with a file holds its row's lock, by the foreign key.
+    DELETE FROM mail.attachment a WHERE a.id IN (
+        SELECT f.id FROM mail.attachment f
+        WHERE f.id > behind AND f.id <= last AND f.attached_at < clock_timestamp() - interval '1 day'
+          AND NOT EXISTS (SELECT FROM mail.message_attachment u WHERE u.attachment_id = f.id)
+        FOR UPDATE SKIP LOCKED);
+EXCEPTION WHEN foreign_key_violation THEN
+    NULL; -- used by one that committed meanwhile: the next time
+END
+$$;
+COMMENT ON FUNCTION mail._retain_files(bigint, integer) IS 'Lets go of files that nothing refers to among the next batch files behind an id; returns the last id it looked at, NULL if there was none.';

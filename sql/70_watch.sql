@@ -16,13 +16,19 @@ SELECT m.id, coalesce(q.name, format('(%s)', m.queue_id)) AS queue,
        CASE WHEN e.kind <> 'sent' THEN e.text END AS last_error,
        m.message_id, m.tags, m.metadata,
        m.priority, m.expires_at, m.envelope_from, m.enqueued_by,
-       m.idempotency_key, m.ordering_key, m.supersede_key, p.size
+       m.idempotency_key, m.ordering_key, m.supersede_key, p.size,
+       m.template ->> 'name' AS template,
+       coalesce(t.used ->> 'locale', m.template ->> 'locale') AS template_locale,
+       coalesce(t.used -> 'version', m.template -> 'version')::integer AS template_version,
+       coalesce(m.files, 0) AS files
 FROM mail.message m
 LEFT JOIN mail.queue q ON q.id = m.queue_id
 LEFT JOIN mail.pending p ON p.id = m.id
 LEFT JOIN LATERAL (SELECT x.code, x.status, x.text, x.kind FROM mail.event x
                    WHERE x.message_id = m.id AND x.kind <> 'retried'
                    ORDER BY x.at DESC, x.kind = 'sent', x.id DESC LIMIT 1) e ON true -- of one attempt, rather what went wrong
+LEFT JOIN LATERAL (SELECT x.detail -> 'template' AS used FROM mail.event x
+                   WHERE m.template IS NOT NULL AND x.message_id = m.id AND x.detail ? 'template' ORDER BY x.id DESC LIMIT 1) t ON true
 LEFT JOIN LATERAL (SELECT x.state, x.attempt, x.at FROM mail.event x
                    WHERE x.message_id = m.id AND x.state IS NOT NULL AND p.id IS NULL ORDER BY x.id DESC LIMIT 1) f ON true;
 COMMENT ON VIEW mail.messages IS 'Every message with its state: queued, sending, deferred, sent, failed, uncertain, cancelled, expired or suppressed.';
@@ -49,12 +55,16 @@ COMMENT ON COLUMN mail.messages.enqueued_by IS 'Role that enqueued it.';
 COMMENT ON COLUMN mail.messages.idempotency_key IS 'As given.';
 COMMENT ON COLUMN mail.messages.ordering_key IS 'As given.';
 COMMENT ON COLUMN mail.messages.supersede_key IS 'As given.';
-COMMENT ON COLUMN mail.messages.size IS 'Bytes of its JSON form; NULL when finished.';
+COMMENT ON COLUMN mail.messages.size IS 'Bytes of its JSON form and of its files as they are sent; NULL when finished.';
+COMMENT ON COLUMN mail.messages.template IS 'Name of the template that it is made from.';
+COMMENT ON COLUMN mail.messages.template_locale IS 'Locale of the template that was used; before that, the one asked for.';
+COMMENT ON COLUMN mail.messages.template_version IS 'Version of the template that rendered it last; NULL: not rendered yet.';
+COMMENT ON COLUMN mail.messages.files IS 'How many files go with it; a raw message is one.';
 
 CREATE VIEW mail.dead_letters AS
 SELECT d.id, coalesce(q.name, format('(%s)', d.queue_id)) AS queue, d.state, m.recipients, m.subject, d.attempts, m.enqueued_at, d.at AS failed_at,
        e.code AS last_code, e.status AS last_status, e.text AS last_error, m.message_id, m.tags, m.metadata,
-       m.content IS NOT NULL AS retryable
+       m.content IS NOT NULL AS retryable, m.template ->> 'name' AS template
 FROM mail.dead_letter d
 JOIN mail.message m ON m.id = d.id
 LEFT JOIN mail.queue q ON q.id = d.queue_id
@@ -76,6 +86,7 @@ COMMENT ON COLUMN mail.dead_letters.message_id IS 'Message-ID header.';
 COMMENT ON COLUMN mail.dead_letters.tags IS 'Tags.';
 COMMENT ON COLUMN mail.dead_letters.metadata IS 'Metadata.';
 COMMENT ON COLUMN mail.dead_letters.retryable IS 'False once its body is no longer kept.';
+COMMENT ON COLUMN mail.dead_letters.template IS 'Name of the template that it is made from.';
 
 CREATE VIEW mail.events AS
 SELECT e.id, e.at, e.message_id, e.kind, e.recipient, e.attempt, e.relay, e.code, e.status, e.text,
@@ -96,12 +107,22 @@ COMMENT ON COLUMN mail.events.queue IS 'Name of the queue.';
 COMMENT ON COLUMN mail.events.state IS 'The state that the message ended in with this event; NULL: it went on.';
 COMMENT ON COLUMN mail.events.phase IS 'Where in the SMTP session it was decided.';
 COMMENT ON COLUMN mail.events.duration IS 'How long the attempt took.';
-COMMENT ON COLUMN mail.events.detail IS 'Further facts, by kind; rule: the reply rule that decided.';
+COMMENT ON COLUMN mail.events.detail IS 'Further facts, by kind; rule: the reply rule that decided; template: name, locale and version of the template that rendered it.';
 COMMENT ON COLUMN mail.events.tls IS 'TLS version and cipher suite of the connection; NULL: none.';
+
+CREATE FUNCTION mail._as_text(octets bytea) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN convert_from(octets, 'UTF8');
+EXCEPTION WHEN character_not_in_repertoire THEN -- as a raw message may be
+    RETURN convert_from(octets, 'LATIN1');
+END
+$$;
+COMMENT ON FUNCTION mail._as_text(bytea) IS 'Octets as text: UTF-8, or where they are not, LATIN1.';
 
 CREATE VIEW mail.captured AS
 SELECT c.id, c.message_id, c.at, c.recipients, m.envelope_from AS sender, m.subject,
-       convert_from(c.mime, 'UTF8') AS mime, q.name AS queue
+       mail._as_text(c.mime) AS mime, q.name AS queue
 FROM mail.capture c JOIN mail.message m ON m.id = c.message_id JOIN mail.queue q ON q.id = m.queue_id;
 COMMENT ON VIEW mail.captured IS 'Mail that queues with transport capture delivered.';
 COMMENT ON COLUMN mail.captured.id IS 'Ascending number.';
@@ -267,6 +288,10 @@ CREATE FUNCTION mail.health(OUT severity text, OUT "check" text, OUT detail text
     SELECT 'warning', 'rule', format('reply rule "%s" is for a relay "%s" that does not exist', u.name, u.relay),
            'Correct its relay, insert that relay, or switch the rule off.'
     FROM mail.reply_rule u WHERE u.enabled AND u.relay IS NOT NULL AND NOT EXISTS (SELECT FROM mail.relay r WHERE r.name = u.relay)
+    UNION ALL
+    SELECT 'critical', 'dkim', format('key "%s" of %s cannot be used, so that mail from there goes without its signature: %s', k.selector, k.domain, t.error),
+           'Correct its row in mail.dkim_key, or the file that it refers to and reload; a dump holds no private keys.'
+    FROM mail.dkim_trouble t JOIN mail.dkim_key k ON (k.domain, k.selector) = (t.domain, t.selector) WHERE k.enabled
     UNION ALL
     SELECT 'critical', 'relays', format('queue "%s" has no relay to deliver through', q.name),
            'Insert a row into mail.relay, enable one, or correct the queue''s relays.'

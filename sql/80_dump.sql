@@ -4,7 +4,8 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY[
-        'mail.relay', 'mail.relay_id_seq', 'mail.queue', 'mail.queue_id_seq', 'mail.domain_limit', 'mail.reply_rule', 'mail.message', 'mail.pending',
+        'mail.relay', 'mail.relay_id_seq', 'mail.queue', 'mail.queue_id_seq', 'mail.domain_limit', 'mail.reply_rule', 'mail.template', 'mail.template_version', 'mail.dkim_key',
+        'mail.message', 'mail.attachment', 'mail.attachment_id_seq', 'mail.message_attachment', 'mail.pending',
         'mail.event', 'mail.event_id_seq', 'mail.dead_letter', 'mail.idempotency', 'mail.supersede', 'mail.capture', 'mail.capture_id_seq',
         'mail.ordering_seq', 'mail.id_seq']
     LOOP

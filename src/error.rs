@@ -1,10 +1,34 @@
 //! Errors on their way to the client: one constructor for each SQLSTATE that is used.
 
+use std::cell::Cell;
+
 use mail_message::{Invalid, InvalidKind};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
 
+thread_local! {
+    /// Which message of a list the errors are about.
+    static ELEMENT: Cell<Option<i64>> = const { Cell::new(None) };
+}
+
+/// Runs `work`, whose errors begin with the place of the message in the list `messages`, from 1.
+pub fn of_element<R>(element: i64, work: impl FnOnce() -> R) -> R {
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            ELEMENT.set(None);
+        }
+    }
+    let _leave = Leave;
+    ELEMENT.set(Some(element));
+    work()
+}
+
 /// Raises an ERROR. Style of the message: one line, lower case, no full stop; the hint is a sentence.
 pub fn raise(code: PgSqlErrorCode, message: String, hint: Option<String>) -> ! {
+    let message = match ELEMENT.get() {
+        Some(element) => format!("messages[{element}]: {message}"),
+        None => message,
+    };
     let report = ErrorReport::new(code, message, "pgmq_mail");
     let report = match hint {
         Some(hint) => report.set_hint(hint),
@@ -64,7 +88,6 @@ pub fn invalid(error: Invalid) -> ! {
         InvalidKind::BadValue => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         InvalidKind::Missing => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
         InvalidKind::TooLarge => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-        InvalidKind::Unsupported => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
     };
     raise(code, error.message, error.hint)
 }

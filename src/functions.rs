@@ -11,7 +11,7 @@ use pgrx::{datum::TimestampWithTimeZone, pg_extern, prelude::*};
 use crate::{
     error, pg,
     produce::{self, Form, Schedule},
-    queues, worker,
+    queues, templates, worker,
 };
 
 #[pg_extern(sql = false)]
@@ -33,6 +33,7 @@ fn enqueue_text(
     ordering_key: Option<String>,
     supersede_key: Option<String>,
     options: Option<pg::JsonText>,
+    render: Option<&str>,
 ) -> i64 {
     let Some(recipient) = recipient else {
         error::bad_argument("recipient is null", None)
@@ -41,14 +42,6 @@ fn enqueue_text(
         let hint = "An uncast literal is taken as text: write message => '…', or cast it to jsonb.";
         error::bad_argument("recipient looks like a JSON message", Some(hint));
     }
-    if let Some(template) = template {
-        error::invalid(mail_message::no_template(template));
-    }
-    for (given, field) in [(params.is_some(), "params"), (locale.is_some(), "locale")] {
-        if given {
-            error::bad_argument(format!("{field} without a template"), None);
-        }
-    }
     let options = options.as_ref().map(|json| json.0.as_str());
     let simple = Simple {
         recipient,
@@ -56,6 +49,10 @@ fn enqueue_text(
         text_body,
         html_body,
         sender,
+        template,
+        params: params.as_ref().map(|json| json.0.as_str()),
+        locale,
+        render,
         options,
     };
     let schedule = Schedule {
@@ -103,6 +100,22 @@ fn enqueue_json(
         supersede_key,
     };
     produce::enqueue(&Form::Json(&message.0), &schedule)
+}
+
+#[pg_extern(sql = false)]
+fn enqueue_element(
+    element: i64,
+    message: Option<pg::JsonText>,
+    queue: Option<String>,
+    send_at: Option<TimestampWithTimeZone>,
+    expires_at: Option<TimestampWithTimeZone>,
+    priority: Option<i32>,
+) -> i64 {
+    error::of_element(element, || {
+        enqueue_json(
+            message, queue, send_at, expires_at, priority, None, None, None,
+        )
+    })
 }
 
 #[pg_extern(sql = false)]
@@ -167,6 +180,32 @@ fn has_group(pattern: &str, name: &str) -> bool {
 
 fn bad_pattern(why: &str) -> ! {
     error::bad_argument(format!("invalid pattern: {}", why.replace('\n', " ")), None)
+}
+
+/// Checks the parts of a template; its HTML as it is to be rendered.
+#[pg_extern(sql = false)]
+fn compile_template(
+    name: &str,
+    locale: &str,
+    subject: Option<&str>,
+    text: Option<&str>,
+    html: Option<&str>,
+    mjml: Option<&str>,
+) -> Option<String> {
+    templates::compile(name, locale, subject, text, html, mjml)
+}
+
+#[pg_extern(sql = false)]
+fn check_attachment(
+    filename: Option<&str>,
+    content_type: Option<&str>,
+    content_id: Option<&str>,
+    disposition: Option<&str>,
+) -> bool {
+    match mail_message::check_attachment(filename, content_type, disposition, content_id) {
+        Ok(()) => true,
+        Err(e) => error::invalid(e),
+    }
 }
 
 #[pg_extern(sql = false)]

@@ -16,7 +16,7 @@ pub enum Delivery {
 
 pub static DELIVERY: GucSetting<Delivery> = GucSetting::<Delivery>::new(Delivery::on);
 pub static NODE_ID: GucSetting<i32> = GucSetting::<i32>::new(0);
-pub static MAX_MESSAGE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(25 * 1024);
+pub static MAX_MESSAGE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(35 * 1024);
 pub static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(1000);
 pub static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(5000);
 pub static SECRETS_DIRECTORY: GucSetting<Option<CString>> =
@@ -44,8 +44,8 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"pgmq_mail.max_message_size",
-        c"Largest message that is accepted, as JSON.",
-        c"Default 25 MB. Larger ones are refused with SQLSTATE 54000. Takes effect at once.",
+        c"Largest message that is accepted: its fields, and its files as they were given.",
+        c"Default 35 MB: a file of 25 MB and what goes with it. Larger ones are refused with SQLSTATE 54000. Takes effect at once.",
         &MAX_MESSAGE_SIZE,
         1,
         512 * 1024,
@@ -74,7 +74,7 @@ pub fn register() {
     );
     GucRegistry::define_string_guc(
         c"pgmq_mail.secrets_directory",
-        c"Directory of the files that file:NAME secrets of relays refer to.",
+        c"Directory of the files that file:NAME secrets of relays and DKIM keys refer to.",
         c"Default: none, file: secrets are refused. Takes effect on reload.",
         &SECRETS_DIRECTORY,
         GucContext::Sighup,

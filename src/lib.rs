@@ -4,6 +4,7 @@
 //! functions that the SQL of `sql/` declares, and the background workers. What touches Postgres' internals stands
 //! in [`pg`], the only module with `unsafe` code.
 
+mod dkim;
 mod error;
 mod functions;
 mod guc;
@@ -12,9 +13,11 @@ mod guc;
     reason = "the one place that talks to Postgres' C interface"
 )]
 mod pg;
+mod preview;
 mod probe;
 mod produce;
 mod queues;
 mod relays;
 mod state;
+mod templates;
 mod worker;

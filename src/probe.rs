@@ -8,7 +8,7 @@ use std::{
     time::SystemTime,
 };
 
-use mail_message::{Context, Simple};
+use mail_message::{Context, Extras, Invalid, Simple};
 use mail_relay::Probe;
 use mail_smtp::{Endpoint, Message, TranscriptLine};
 use pgrx::{PgSqlErrorCode, Spi, pg_sys, spi::SpiHeapTupleData};
@@ -174,10 +174,13 @@ fn compose(
         nonce: RandomState::new().hash_one(now),
         max_size: MAX_SIZE,
         external: false,
+        render: &|template| Err(Invalid::unknown_template(&template.name)),
+        stored: &|id| Err(Invalid::unknown_attachment(id)),
     };
     let prepared =
         mail_message::prepare_simple(&simple, &context).unwrap_or_else(|e| error::invalid(e));
-    let data = mail_message::compose(&prepared.content, now).unwrap_or_else(|e| {
+    let extras = Extras::default();
+    let composed = mail_message::compose(&prepared.content, now, extras).unwrap_or_else(|e| {
         error::raise(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
             format!("could not compose the test message: {e}"),
@@ -187,7 +190,7 @@ fn compose(
     Message {
         from: prepared.envelope_from,
         to: prepared.recipients,
-        data: data.into(),
+        data: composed.data.into(),
         ..Message::default()
     }
 }

@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-use mail_message::{Context, Prepared, Simple};
+use mail_message::{Context, File, Invalid, Prepared, Simple, StoredFile};
 use pgrx::{
     PgOid, PgSqlErrorCode, Spi,
     datum::{DatumWithOid, TimestampWithTimeZone},
@@ -17,6 +17,7 @@ use pgrx::{
 use crate::{
     error, guc, pg,
     queues::{self, Queue, Queues},
+    templates,
 };
 
 const MAX_KEY: usize = 1024;
@@ -49,7 +50,7 @@ struct Accepted<'a> {
 }
 
 thread_local! {
-    /// Without metadata and with it.
+    /// Without metadata and template, and with any of them.
     static INSERT: RefCell<[Option<OwnedPreparedStatement>; 2]> = const { RefCell::new([None, None]) };
 }
 
@@ -77,7 +78,7 @@ fn accept(
 ) -> i64 {
     let now = pg::now();
     let id = new_id(queues, now);
-    let prepared = prepare(form, queue, id);
+    let prepared = prepare(form, queue, id, &caller);
     if let Some(key) = &schedule.idempotency_key
         && let Some(first) = claim_key(queue.id, key, id)
     {
@@ -110,7 +111,8 @@ fn new_id(queues: &Queues, now: i64) -> i64 {
         | pg::next_value(queues.id_sequence)
 }
 
-fn prepare(form: &Form<'_>, queue: &Queue, id: i64) -> Prepared {
+/// Checks the message and writes its canonical form; raises what is wrong with it. With the owner's rights.
+pub fn prepare(form: &Form<'_>, queue: &Queue, id: i64, caller: &str) -> Prepared {
     let max_size = usize::try_from(guc::MAX_MESSAGE_SIZE.get()).unwrap_or_default() * 1024;
     let context = Context {
         default_sender: queue.default_sender.as_deref(),
@@ -118,22 +120,59 @@ fn prepare(form: &Form<'_>, queue: &Queue, id: i64) -> Prepared {
         id,
         // Keyed with bits that the system drew: nobody can tell one Message-ID from another.
         nonce: RandomState::new().hash_one(id),
-        max_size,
+        max_size: queue.max_size.map_or(max_size, |size| size.min(max_size)),
         external: queue.external,
+        render: &templates::render,
+        stored: &|id| stored_file(id, caller),
     };
     let prepared = match form {
         Form::Simple(simple) => mail_message::prepare_simple(simple, &context),
-        Form::Json(json) if queue.external => Ok(mail_message::prepare_external(json)),
+        Form::Json(json) if queue.external => mail_message::prepare_external(json, &context),
         Form::Json(json) => mail_message::prepare_json(json, &context),
     };
-    let prepared = prepared.unwrap_or_else(|e| error::invalid(e));
-    let size = prepared.content.len()
-        + prepared.metadata.as_ref().map_or(0, String::len)
-        + prepared.tags.iter().map(String::len).sum::<usize>();
-    if size > max_size {
-        error::too_large(format!("message is {size} bytes, the limit is {max_size}"));
+    prepared.unwrap_or_else(|e| error::invalid(e))
+}
+
+/// A file that mail.attach has stored for this role.
+fn stored_file(id: i64, caller: &str) -> Result<StoredFile, Invalid> {
+    let query = "SELECT a.filename, a.content_type, a.disposition, a.content_id, pg_catalog.octet_length(a.content) \
+                 FROM mail.attachment a WHERE a.id OPERATOR(pg_catalog.=) $1 \
+                 AND (a.attached_by OPERATOR(pg_catalog.=) $2 OR pg_catalog.pg_has_role($2::pg_catalog.name, 'mail_admin', 'MEMBER'))";
+    let found = Spi::connect(|client| {
+        let rows = client.select(query, Some(1), &[id.into(), caller.into()])?;
+        let Some(row) = rows.into_iter().next() else {
+            return Ok(None);
+        };
+        Ok(Some(StoredFile {
+            filename: row.get(1)?,
+            content_type: row.get(2)?,
+            disposition: row.get(3)?,
+            content_id: row.get(4)?,
+            size: usize::try_from(row.get::<i32>(5)?.unwrap_or_default()).unwrap_or_default(),
+        }))
+    });
+    found
+        .unwrap_or_else(|e| internal(&e))
+        .ok_or_else(|| Invalid::unknown_attachment(id))
+}
+
+/// Stores the files that came with a message, and notes which ones go with it.
+fn attach(id: i64, caller: &str, files: &[File]) -> pgrx::spi::Result<()> {
+    for (ordinal, file) in files.iter().enumerate() {
+        let ordinal = i32::try_from(ordinal).unwrap_or(i32::MAX);
+        let stored = match file {
+            File::Stored(stored) => Some(*stored),
+            File::Bytes(bytes) => Spi::get_one_with_args::<i64>(
+                "INSERT INTO mail.attachment (content, attached_by) VALUES ($1, $2) RETURNING id",
+                &[bytes.as_slice().into(), caller.into()],
+            )?,
+        };
+        Spi::run_with_args(
+            "INSERT INTO mail.message_attachment (message_id, ordinal, attachment_id) VALUES ($1, $2, $3)",
+            &[id.into(), ordinal.into(), stored.into()],
+        )?;
     }
-    prepared
+    Ok(())
 }
 
 fn check(schedule: &Schedule) {
@@ -210,7 +249,10 @@ fn insert(queues: &Queues, accepted: &Accepted<'_>) {
     let ordering = schedule.ordering_key.as_deref();
     let priority = schedule.priority.unwrap_or(0);
     let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let args: [DatumWithOid<'_>; 22] = [
+    let template = prepared.template.as_deref();
+    let with_json = prepared.metadata.is_some() || template.is_some();
+    let files = i32::try_from(prepared.files.len()).unwrap_or(i32::MAX);
+    let args: [DatumWithOid<'_>; 24] = [
         (*id).into(),
         queue.id.into(),
         priority.into(),
@@ -232,21 +274,21 @@ fn insert(queues: &Queues, accepted: &Accepted<'_>) {
         prepared.content.as_str().into(),
         timestamp(due).into(),
         (-priority).into(),
-        i32::try_from(prepared.content.len())
-            .unwrap_or(i32::MAX)
-            .into(),
+        i32::try_from(prepared.size).unwrap_or(i32::MAX).into(),
         ordering
             .map(|key| pg::hash_text(key, i64::from(queue.id)))
             .into(),
         ordering
             .map(|_| pg::next_value(queues.ordering_sequence))
             .into(),
+        template.into(),
+        (files > 0).then_some(files).into(),
     ];
     let done = Spi::connect_mut(|client| {
         INSERT.with_borrow_mut(|slot| {
-            let slot = &mut slot[usize::from(prepared.metadata.is_some())];
+            let slot = &mut slot[usize::from(with_json)];
             if slot.is_none() {
-                let sql = insert_sql(prepared.metadata.is_some());
+                let sql = insert_sql(with_json);
                 *slot = Some(client.prepare_mut(sql.as_str(), &insert_types())?.keep());
             }
             match slot.as_ref() {
@@ -255,24 +297,28 @@ fn insert(queues: &Queues, accepted: &Accepted<'_>) {
             }
         })
     });
-    done.unwrap_or_else(|e| internal(&e));
+    done.and_then(|()| attach(*id, caller, &prepared.files))
+        .unwrap_or_else(|e| internal(&e));
 }
 
 /// Both rows by one statement. No name and no operator in it depends on the caller's search path.
 ///
-/// Metadata goes as text to the input function of jsonb, which keeps every number as it is. Only where there is any:
+/// JSON goes as text to the input function of jsonb, which keeps every number as it is. Only where there is any:
 /// the cast would cost every message without.
-fn insert_sql(metadata: bool) -> String {
-    let metadata = if metadata {
-        "CAST($13 AS pg_catalog.jsonb)"
+fn insert_sql(with_json: bool) -> String {
+    let (metadata, template) = if with_json {
+        (
+            "CAST($13 AS pg_catalog.jsonb)",
+            "CAST($23 AS pg_catalog.jsonb)",
+        )
     } else {
-        "NULL"
+        ("NULL", "NULL")
     };
     format!(
         "WITH accepted AS (
     INSERT INTO mail.message (id, queue_id, priority, enqueued_at, send_at, expires_at, enqueued_by, envelope_from,
-        recipients, subject, message_id, tags, metadata, idempotency_key, ordering_key, supersede_key, content)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, {metadata}, $14, $15, $16, $17))
+        recipients, subject, message_id, tags, metadata, idempotency_key, ordering_key, supersede_key, content, template, files)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, {metadata}, $14, $15, $16, $17, {template}, $24))
 INSERT INTO mail.pending (id, due_at, queue_id, rank, size, ordering_hash, ordering_seq, expires_at)
 VALUES ($1, $18, $2, $19, $20, $21, $22, $6)"
     )
@@ -302,6 +348,8 @@ fn insert_types() -> Vec<PgOid> {
         INT4OID,
         INT8OID,
         INT8OID,
+        TEXTOID,
+        INT4OID,
     ]
     .map(PgOid::from)
     .into()

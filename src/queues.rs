@@ -16,6 +16,9 @@ pub struct Queue {
     pub default_sender: Option<String>,
     pub return_path: Option<String>,
     pub notify: bool,
+    /// Its own limit for a message, in bytes.
+    pub max_size: Option<usize>,
+    pub bulk: bool,
 }
 
 /// All queues, and what else the functions need to find.
@@ -106,7 +109,7 @@ fn read() -> Queues {
 fn read_all() -> pgrx::spi::Result<Vec<Queue>> {
     Spi::connect(|client| {
         let query = "SELECT q.id, q.name, q.transport OPERATOR(pg_catalog.=) 'external', q.default_sender, q.return_path, \
-                     coalesce(q.notify, false) FROM mail.queue q";
+                     coalesce(q.notify, false), q.max_message_size, q.bulk FROM mail.queue q";
         let mut all = Vec::new();
         for row in client.select(query, None, &[])? {
             all.push(Queue {
@@ -116,6 +119,10 @@ fn read_all() -> pgrx::spi::Result<Vec<Queue>> {
                 default_sender: row.get(4)?,
                 return_path: row.get(5)?,
                 notify: row.get(6)?.unwrap_or_default(),
+                max_size: row
+                    .get::<i32>(7)?
+                    .and_then(|size| usize::try_from(size).ok()),
+                bulk: row.get(8)?.unwrap_or_default(),
             });
         }
         Ok(all)

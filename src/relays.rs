@@ -147,6 +147,12 @@ fn resolve(secret: String) -> Result<String, RelayError> {
     let Some(name) = secret.strip_prefix("file:") else {
         return Ok(secret);
     };
+    let text = secret_file(name)?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// What a file in the secrets' directory holds.
+pub fn secret_file(name: &str) -> Result<String, RelayError> {
     let directory = guc::SECRETS_DIRECTORY
         .get()
         .ok_or(RelayError::NoSecretsDirectory)?;
@@ -155,5 +161,5 @@ fn resolve(secret: String) -> Result<String, RelayError> {
         name: name.to_owned(),
         error,
     })?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    Ok(text)
 }

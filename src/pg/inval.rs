@@ -39,6 +39,7 @@ pub fn set_configuration_changed() {
 extern "C-unwind" fn changed(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
     if relation == WATCHED.get() || relation == pg_sys::InvalidOid {
         crate::queues::forget();
+        crate::templates::forget();
         CHANGED.set(true);
     }
 }

@@ -1,6 +1,9 @@
 //! Claiming what is due: lock rows, leave out what others have in flight, lease, read the bodies.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use mail_lanes::{InFlight, Key, LaneId};
 use mail_relay::Job;
@@ -8,6 +11,7 @@ use mail_relay::Job;
 use super::{
     delivery::Worker,
     store::{self, Candidate, QueueConfig},
+    stored::Stored,
 };
 use crate::pg::{self, Failure};
 
@@ -169,8 +173,12 @@ impl Worker {
                 transport: queue.transport.clone(),
                 from: body.from,
                 to: body.to,
-                content: body.content.unwrap_or_default(),
-                date: body.date,
+                source: Arc::new(Stored::new(
+                    body.content.unwrap_or_default(),
+                    store::files(candidate.id, body.files)?,
+                    body.date,
+                    Arc::clone(&self.composer),
+                )),
             });
         }
         Ok((free.len(), cut))

@@ -1,18 +1,25 @@
 //! What the worker serves: queues and relays as configured, and how much of each may be in flight.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+};
 
+use mail_composer::Composer;
+use mail_dkim::Signer;
 use mail_lanes::InFlight;
 use mail_relay::{Config, Limited, QueueLimit, Rate, RelayConfig, Transport};
+use mail_template::{Source, Templates};
 
 use super::{
     delivery::{MAX_BYTES, Worker},
     store::{self, QueueConfig},
 };
 use crate::{
+    dkim,
     guc::{self, Delivery},
     pg::{self, Failure},
-    relays,
+    relays, templates,
 };
 
 /// Messages of a queue that holds what is uncertain: a crash makes all that are in flight wait for a person.
@@ -29,6 +36,7 @@ pub(super) struct Configuration {
     pub(super) queues: Vec<QueueConfig>,
     pub(super) relays: HashMap<i32, String>,
     used: Config,
+    sources: Vec<Source>,
 }
 
 impl Configuration {
@@ -53,6 +61,23 @@ impl Configuration {
             .map(|rate| rate.map_or(usize::MAX, worth))
             .fold(0, usize::saturating_add)
     }
+}
+
+/// The keys that can be used; what is wrong with the others is noted.
+fn signers() -> Result<Vec<Signer>, Failure> {
+    let (mut usable, mut trouble) = (Vec::new(), Vec::new());
+    for row in store::dkim_keys()? {
+        let (domain, selector) = (row.domain.clone(), row.selector.clone());
+        match dkim::signer(row) {
+            Ok(signer) => usable.push(signer),
+            Err(error) => {
+                pgrx::warning!("DKIM key \"{selector}\" of {domain} cannot be used: {error}");
+                trouble.push((domain, selector, error.to_string()));
+            }
+        }
+    }
+    store::dkim_trouble(&trouble)?;
+    Ok(usable)
 }
 
 /// A queue's limit as the pool wants it. The built-in capture has none.
@@ -110,10 +135,23 @@ impl Worker {
                 domains: store::domain_limits()?,
                 rules: store::reply_rules(&usable)?,
             };
-            Ok(Some((config, queues, usable)))
+            let sources = templates::sources()?;
+            let signers = signers()?;
+            Ok(Some((config, queues, usable, sources, signers)))
         });
         match read {
-            Ok(Some((config, queues, usable))) => {
+            Ok(Some((config, queues, usable, sources, signers))) => {
+                let mut composer = self
+                    .composer
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner);
+                let templates = if self.configuration.sources == sources {
+                    Arc::clone(composer.templates())
+                } else {
+                    Arc::new(Templates::new(sources.clone()))
+                };
+                *composer = Arc::new(Composer::new(templates, signers));
+                drop(composer);
                 let anew: Vec<i32> = config
                     .relays
                     .iter()
@@ -130,6 +168,7 @@ impl Worker {
                     queues,
                     relays: usable.into_iter().collect(),
                     used: config,
+                    sources,
                 };
                 self.next_sweep = 0;
                 Ok(true)

@@ -14,7 +14,7 @@ use mail_lanes::{Flight, LaneId, Lanes};
 use mail_relay::{Finished, Limited, Pool, Report, Settings, Transport};
 use pgrx::{pg_guard, pg_sys};
 
-use super::{configuration::Configuration, store};
+use super::{configuration::Configuration, store, stored::Shared};
 use crate::pg::{self, Failure, SlotHandle, Status, doorbell::Doorbell};
 
 /// What all bodies in flight together may take up.
@@ -48,6 +48,8 @@ pub(super) struct Worker {
     inbox: Inbox,
     pub(super) doorbell: Doorbell,
     pub(super) configuration: Configuration,
+    /// What makes messages of what was claimed.
+    pub(super) composer: Shared,
     /// The count of changes that the configuration was read at.
     pub(super) configured: u32,
     pub(super) lanes: Lanes,
@@ -77,8 +79,8 @@ pub(super) struct Worker {
     pub(super) sweeping: Option<Duration>,
     pub(super) next_reap: i64,
     pub(super) next_retain: i64,
-    /// The last message that was looked at for that.
-    pub(super) retained: i64,
+    /// The last message and the last file that were looked at for that.
+    pub(super) retained: (i64, i64),
     /// After a failed transaction: not before then.
     pub(super) pause_until: i64,
     pub(super) failures: u32,
@@ -170,6 +172,7 @@ impl Worker {
             inbox,
             doorbell,
             configuration: Configuration::default(),
+            composer: Shared::default(),
             configured: 0,
             lanes: Lanes::default(),
             flight: Flight::default(),
@@ -188,7 +191,7 @@ impl Worker {
             sweeping: None,
             next_reap: 0,
             next_retain: pg::now() + FIRST_RETAIN,
-            retained: 0,
+            retained: (0, 0),
             pause_until: 0,
             failures: 0,
         }))

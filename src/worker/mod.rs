@@ -9,6 +9,7 @@ mod news;
 mod outcomes;
 mod settle;
 mod store;
+mod stored;
 mod upkeep;
 
 pub use launcher::{register as register_launcher, start_here, stop_here};

@@ -155,6 +155,7 @@ fn add_sent(sent: &mut store::Sent, end: &Finished, message: &InFlight, words: &
         sent.text.push(text);
         sent.seconds.push(Some(end.duration.as_secs_f64()));
         sent.tls.push(tls.clone());
+        sent.detail.push(end.note.as_deref().map(str::to_owned));
     }
 }
 
@@ -239,8 +240,21 @@ fn part_results(end: &Finished, words: &Words<'_>) -> Vec<Value> {
         result["relay"] = json!(words.relay(end));
         result["seconds"] = json!(end.duration.as_secs_f64());
         result["tls"] = json!(tls(end));
+        add_note(result, end);
     }
     results
+}
+
+/// What is remembered of how the message was made goes with what a rule decided.
+fn add_note(result: &mut Value, end: &Finished) {
+    let note = end.note.as_deref().map(serde_json::from_str);
+    let Some(Ok(Value::Object(note))) = note else {
+        return;
+    };
+    match &mut result["detail"] {
+        Value::Object(detail) => detail.extend(note),
+        missing => *missing = Value::Object(note),
+    }
 }
 
 /// The relay took some recipients and no more in one transaction: the rest go in a further one (RFC 5321 section

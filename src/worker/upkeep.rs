@@ -77,14 +77,21 @@ impl Worker {
         if now < self.next_retain {
             return;
         }
-        let last = self
-            .transaction(|| store::retain(self.retained, RETAIN_BATCH))
+        let (messages, files) = self
+            .transaction(|| {
+                let messages = store::retain(self.retained.0, RETAIN_BATCH)?;
+                Ok((
+                    messages,
+                    store::retain_files(self.retained.1, RETAIN_BATCH)?,
+                ))
+            })
             .unwrap_or_else(|failure| {
                 // Nothing is lost by keeping things longer: deliveries do not wait for it.
                 pgrx::warning!("pgmq_mail worker could not let go of old messages: {failure}");
-                None
+                (None, None)
             });
-        self.retained = last.unwrap_or(0);
-        self.next_retain = now + if last.is_some() { SECOND } else { RETAIN_EVERY };
+        self.retained = (messages.unwrap_or(0), files.unwrap_or(0));
+        let more = messages.is_some() || files.is_some();
+        self.next_retain = now + if more { SECOND } else { RETAIN_EVERY };
     }
 }

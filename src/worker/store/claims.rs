@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
 use mail_lanes::{Key, LaneId};
 use pgrx::pg_sys::BuiltinOid;
 
@@ -173,6 +174,7 @@ pub struct Body {
     pub date: i64,
     pub expired: bool,
     pub recipients: usize,
+    pub files: i32,
 }
 
 /// The bodies of messages, in any order; of those that were tried before, only the outstanding recipients.
@@ -182,7 +184,7 @@ pub fn bodies(ids: &[i64]) -> Result<Vec<Body>> {
                      CASE WHEN cardinality(m.recipients) > 1 AND EXISTS (SELECT FROM mail.event e WHERE e.message_id = m.id)
                           THEN mail._outstanding(m.id) ELSE m.recipients END,
                      m.content, floor(extract(epoch FROM greatest(m.enqueued_at, m.send_at)))::int8,
-                     coalesce(m.expires_at <= clock_timestamp(), false), cardinality(m.recipients)
+                     coalesce(m.expires_at <= clock_timestamp(), false), cardinality(m.recipients), m.files
               FROM mail.message m WHERE m.id = ANY ($1)",
         types: &[BuiltinOid::INT8ARRAYOID],
     };
@@ -195,6 +197,7 @@ pub fn bodies(ids: &[i64]) -> Result<Vec<Body>> {
             date: row.get(5)?.unwrap_or_default(),
             expired: row.get(6)?.unwrap_or_default(),
             recipients: usize::try_from(row.get::<i32>(7)?.unwrap_or_default()).unwrap_or_default(),
+            files: row.get(8)?.unwrap_or_default(),
         })
     })
 }
@@ -206,4 +209,40 @@ pub fn expire(ids: &[i64]) -> Result<()> {
         types: &[BuiltinOid::INT8ARRAYOID],
     };
     run(&statement, &[ids.to_vec().into()])
+}
+
+/// So much of a file is read at a time: what base64 turns into whole lines of 76 characters.
+const PIECE: i32 = 57 * 18 * 1024;
+
+/// The files that go with a message, in order, each in blocks: `count` of them. `None`: they are not all there.
+pub fn files(id: i64, count: i32) -> Result<Option<Vec<Vec<Bytes>>>> {
+    (0..count).map(|ordinal| file(id, ordinal)).collect()
+}
+
+fn file(id: i64, ordinal: i32) -> Result<Option<Vec<Bytes>>> {
+    let statement = Statement {
+        sql: "SELECT substring(f.content FROM $3 + 1 FOR $4)
+              FROM mail.message_attachment a JOIN mail.attachment f ON f.id = a.attachment_id
+              WHERE a.message_id = $1 AND a.ordinal = $2",
+        types: &[
+            BuiltinOid::INT8OID,
+            BuiltinOid::INT4OID,
+            BuiltinOid::INT4OID,
+            BuiltinOid::INT4OID,
+        ],
+    };
+    let (mut blocks, mut read) = (Vec::new(), 0);
+    loop {
+        let args = [id.into(), ordinal.into(), read.into(), PIECE.into()];
+        let found = rows(&statement, &args, |row| row.get::<Vec<u8>>(1))?;
+        let Some(block) = found.into_iter().flatten().next() else {
+            return Ok(None);
+        };
+        let size = i32::try_from(block.len()).unwrap_or(PIECE);
+        read += size;
+        blocks.push(Bytes::from(block));
+        if size < PIECE {
+            return Ok(Some(blocks));
+        }
+    }
 }

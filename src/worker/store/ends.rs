@@ -19,6 +19,8 @@ pub struct Sent {
     pub text: Vec<Option<String>>,
     pub seconds: Vec<Option<f64>>,
     pub tls: Vec<Option<String>>,
+    /// JSON.
+    pub detail: Vec<Option<String>>,
 }
 
 /// Ends messages that every recipient's relay accepted.
@@ -30,14 +32,14 @@ pub fn sent(ids: &[i64], events: Sent) -> Result<()> {
     };
     run(&delete, &[ids.to_vec().into()])?;
     let insert = Statement {
-        sql: "INSERT INTO mail.event (message_id, queue_id, attempt, code, kind, state, recipient, relay, phase, status, text, duration, tls)
+        sql: "INSERT INTO mail.event (message_id, queue_id, attempt, code, kind, state, recipient, relay, phase, status, text, duration, tls, detail)
               SELECT u.id, u.queue, u.attempt, u.code, 'sent', CASE WHEN u.last THEN 'sent' END, u.recipient, u.relay, u.phase,
-                     u.status, u.text, make_interval(secs => u.seconds), u.tls
-              FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-                AS u (id, queue, attempt, code, last, recipient, relay, phase, status, text, seconds, tls)",
+                     u.status, u.text, make_interval(secs => u.seconds), u.tls, u.detail::jsonb
+              FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+                AS u (id, queue, attempt, code, last, recipient, relay, phase, status, text, seconds, tls, detail)",
         types: &[
             INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, BOOLARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-            TEXTARRAYOID, TEXTARRAYOID, FLOAT8ARRAYOID, TEXTARRAYOID,
+            TEXTARRAYOID, TEXTARRAYOID, FLOAT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
         ],
     };
     let args = [
@@ -53,6 +55,7 @@ pub fn sent(ids: &[i64], events: Sent) -> Result<()> {
         events.text.into(),
         events.seconds.into(),
         events.tls.into(),
+        events.detail.into(),
     ];
     run(&insert, &args)
 }

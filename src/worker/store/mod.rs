@@ -17,18 +17,20 @@ use pgrx::{
 use crate::pg::{self, Failure};
 
 pub use claims::{
-    Body, Candidate, bodies, claimable, expire, foreign, heads, lanes, lease, lock_due, next_due,
+    Body, Candidate, bodies, claimable, expire, files, foreign, heads, lanes, lease, lock_due,
+    next_due,
 };
 pub use ends::{
     Ending, PutOff, Sent, call_in, capture, drop_leases, part, put_off, released, sent, settle,
     shrink_leases,
 };
 pub use session::{
-    end_expired, extension, hurry, prepare_session, reap, recover, retain, wanted_by_another,
+    end_expired, extension, hurry, prepare_session, reap, recover, retain, retain_files,
+    wanted_by_another,
 };
 pub use settings::{
-    QueueConfig, domain_limits, domain_paused, queues, reconsider, relay_down, relay_up, relays,
-    reply_rules,
+    QueueConfig, dkim_keys, dkim_trouble, domain_limits, domain_paused, queues, reconsider,
+    relay_down, relay_up, relays, reply_rules,
 };
 
 thread_local! {

@@ -113,14 +113,27 @@ pub fn end_expired(batch: i32) -> Result<i32> {
 /// Lets go of what need not be kept any longer among the next messages behind an id; returns the last of them, `None` when
 /// that was all.
 pub fn retain(behind: i64, batch: i32) -> Result<Option<i64>> {
+    next_piece(
+        "SELECT r.last FROM mail._retain($1, $2) r WHERE r.looked_at = $2",
+        behind,
+        batch,
+    )
+}
+
+/// The same for files.
+pub fn retain_files(behind: i64, batch: i32) -> Result<Option<i64>> {
+    next_piece(
+        "SELECT r.last FROM mail._retain_files($1, $2) r WHERE r.looked_at = $2",
+        behind,
+        batch,
+    )
+}
+
+fn next_piece(sql: &'static str, behind: i64, batch: i32) -> Result<Option<i64>> {
     let statement = Statement {
-        sql: "SELECT r.last FROM mail._retain($1, $2) r WHERE r.looked_at = $2",
+        sql,
         types: &[BuiltinOid::INT8OID, BuiltinOid::INT4OID],
     };
-    Ok(
-        rows(&statement, &[behind.into(), batch.into()], |row| row.get(1))?
-            .into_iter()
-            .flatten()
-            .next(),
-    )
+    let last = rows(&statement, &[behind.into(), batch.into()], |row| row.get(1))?;
+    Ok(last.into_iter().flatten().next())
 }

@@ -4,7 +4,10 @@ use mail_relay::{Action, DomainLimit, Rate, Rule, Transport};
 use pgrx::pg_sys::BuiltinOid;
 
 use super::{Result, Statement, rows, run};
-use crate::relays::{Access, RelayRow, Secret, seconds};
+use crate::{
+    dkim::KeyRow,
+    relays::{Access, RelayRow, Secret, seconds},
+};
 
 /// A queue that the worker serves.
 #[derive(Clone, Debug)]
@@ -91,6 +94,46 @@ pub fn queues(usable: &[(i32, String)]) -> Result<Vec<QueueConfig>> {
             hold_uncertain: row.get(6)?.unwrap_or_default(),
         })
     })
+}
+
+/// The DKIM keys that are to be used.
+pub fn dkim_keys() -> Result<Vec<KeyRow>> {
+    let statement = Statement {
+        sql: "SELECT k.domain, k.selector, coalesce(s.private_key, CASE WHEN k.private_key LIKE 'file:%' THEN k.private_key END)
+              FROM mail.dkim_key k LEFT JOIN mail.dkim_secret s ON k.private_key = format('(stored %s)', s.id)
+              WHERE k.enabled ORDER BY k.domain, k.selector",
+        types: &[],
+    };
+    rows(&statement, &[], |row| {
+        Ok(KeyRow {
+            domain: row.get(1)?.unwrap_or_default(),
+            selector: row.get(2)?.unwrap_or_default(),
+            private_key: Secret(row.get(3)?),
+        })
+    })
+}
+
+/// Notes which keys cannot be used, and why: domain, selector, error.
+pub fn dkim_trouble(found: &[(String, String, String)]) -> Result<()> {
+    use BuiltinOid::TEXTARRAYOID;
+    let clear = Statement {
+        sql: "DELETE FROM mail.dkim_trouble",
+        types: &[],
+    };
+    run(&clear, &[])?;
+    let column = |read: fn(&(String, String, String)) -> &String| -> Vec<String> {
+        found.iter().map(|row| read(row).clone()).collect()
+    };
+    let insert = Statement {
+        sql: "INSERT INTO mail.dkim_trouble (domain, selector, error) SELECT * FROM unnest($1, $2, $3)",
+        types: &[TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID],
+    };
+    let args = [
+        column(|row| &row.0).into(),
+        column(|row| &row.1).into(),
+        column(|row| &row.2).into(),
+    ];
+    run(&insert, &args)
 }
 
 /// What recipient domains may get.
