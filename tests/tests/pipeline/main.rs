@@ -6,12 +6,14 @@
 
 #![allow(clippy::missing_panics_doc, clippy::new_without_default)] // a panic is how a test reports
 
+mod attachments;
 mod certificates;
 mod closing;
 mod content;
 mod crash;
 mod deferrals;
 mod delivered;
+mod dkim;
 mod dsn;
 mod effect;
 mod flow;
@@ -33,6 +35,7 @@ mod secrets;
 mod servers;
 mod settings;
 mod table;
+mod templates;
 mod uncertain;
 mod world;
 

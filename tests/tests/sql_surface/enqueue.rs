@@ -213,7 +213,10 @@ fn a_batch_returns_its_ids_in_order_and_is_all_or_none() {
 
     let wrong = vec![mail("four"), json!({"to": ["nonsense"], "text": "x"})];
     let result = client.query("SELECT mail.enqueue_batch($1)", &[&wrong]);
-    assert_eq!(pgmq_mail_tests::code(result).code(), "22023");
+    let error = result.expect_err("the second has no recipient");
+    let error = error.as_db_error().expect("an answer of the server");
+    assert_eq!(error.code().code(), "22023");
+    assert!(error.message().starts_with("messages[2]: "), "{error:?}");
     assert_eq!(messages(&mut client), 3, "none of a batch with a wrong one");
     let none: Vec<Value> = Vec::new();
     let rows = client

@@ -142,9 +142,11 @@ fn a_template_that_does_not_exist_is_refused_alike_in_every_form() {
     for call in calls {
         let error = refusal(&database, &format!("SELECT {call}"));
         assert_eq!(error.code().code(), "42704", "{call}: {error:?}");
+        let batch = call.contains("enqueue_batch");
+        let place = if batch { "messages[1]: " } else { "" };
         assert_eq!(
             error.message(),
-            "template \"welcome\" does not exist",
+            format!("{place}template \"welcome\" does not exist"),
             "{call}"
         );
     }
@@ -156,16 +158,34 @@ fn a_template_that_does_not_exist_is_refused_alike_in_every_form() {
 }
 
 #[test]
-fn fields_that_are_not_there_yet_are_refused_by_name() {
+fn fields_of_the_wrong_kind_are_refused_by_name() {
     let database = database();
-    let fields = ["attachments", "list_unsubscribe", "params", "locale", "raw"];
-    for field in fields {
-        let message = format!(r#"{{"to": "a@example.test", "{field}": "x"}}"#);
+    let wrong = [
+        r#""attachments": "x""#,
+        r#""attachments": [{"filename": "x"}]"#,
+        r#""attachments": [{"filename": "a/b", "text": "x"}]"#,
+        r#""attachments": [{"filename": "x", "content": "no base64!"}]"#,
+        r#""list_unsubscribe": "x""#,
+        r#""list_unsubscribe": {"url": "http://x.test/", "one_click": true}"#,
+        r#""params": {}"#,
+        r#""locale": "de""#,
+        r#""render": "enqueue""#,
+        r#""raw": "no base64!""#,
+        r#""raw": "eDogeQ==""#,
+        r#""template": "t", "text": "x""#,
+    ];
+    for fields in wrong {
+        let message = format!(r#"{{"to": "a@example.test", {fields}}}"#);
         let call = format!("SELECT mail.enqueue(message => '{message}')");
         let error = refusal(&database, &call);
-        assert_eq!(error.code().code(), "0A000", "{field}: {error:?}");
-        assert!(error.message().contains(field), "{error:?}");
+        assert_eq!(error.code().code(), "22023", "{fields}: {error:?}");
+        let field = fields.split('"').nth(1).expect("a name");
+        assert!(
+            error.message().contains(field) || field == "template",
+            "{error:?}"
+        );
     }
+    assert_eq!(messages(&mut database.connect()), 0);
 }
 
 #[test]
@@ -189,9 +209,9 @@ fn a_queue_that_is_null_is_not_the_default_queue() {
 fn every_field_counts_towards_the_largest_size() {
     let database = database();
     let of_default_limit = [
-        "message => jsonb_build_object('to', 'a@example.test', 'metadata', jsonb_build_object('x', repeat('x', 30000000)))",
-        "'a@example.test', 's', 't', options => jsonb_build_object('metadata', jsonb_build_object('x', repeat('x', 30000000)))",
-        "message => jsonb_build_object('to', 'a@example.test', 'tags', (SELECT jsonb_agg(repeat('x', 150) || i) FROM generate_series(1, 200000) i))",
+        "message => jsonb_build_object('to', 'a@example.test', 'metadata', jsonb_build_object('x', repeat('x', 37000000)))",
+        "'a@example.test', 's', 't', options => jsonb_build_object('metadata', jsonb_build_object('x', repeat('x', 37000000)))",
+        "message => jsonb_build_object('to', 'a@example.test', 'tags', (SELECT jsonb_agg(repeat('x', 150) || i) FROM generate_series(1, 250000) i))",
     ];
     for arguments in of_default_limit {
         let error = refusal(&database, &format!("SELECT mail.enqueue({arguments})"));

@@ -15,11 +15,12 @@ type Measurement = (&'static str, fn(&Cluster));
 
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).collect();
-    let measurements: [Measurement; 8] = [
+    let measurements: [Measurement; 9] = [
         ("latency", latency),
         ("drain", drain),
         ("enqueue", enqueue),
         ("memory", memory),
+        ("files", files),
         ("session", session::session),
         ("late", session::late),
         ("isolation", flow::isolation),
@@ -222,6 +223,68 @@ fn enqueue(cluster: &Cluster) {
 }
 
 /// What the worker holds while a million messages wait for a relay that never answers.
+/// The most memory that a process has, in KiB, until something is done: its own, and with shared memory.
+fn highest(process: i32, mut done: impl FnMut() -> bool) -> [u64; 2] {
+    let mut highest = [0, 0];
+    while !done() {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it lives");
+        for (field, most) in ["RssAnon:", "VmRSS:"].iter().zip(&mut highest) {
+            let kib = status
+                .lines()
+                .find_map(|line| {
+                    line.strip_prefix(field)?
+                        .split_whitespace()
+                        .next()?
+                        .parse()
+                        .ok()
+                })
+                .unwrap_or(0_u64);
+            *most = kib.max(*most);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    highest
+}
+
+/// Mails with a file of 25 MB, one and ten at once.
+fn files(cluster: &Cluster) {
+    let sink = Sink::start();
+    let (_database, mut client) = deliver_to(cluster, &sink);
+    client
+        .batch_execute(
+            "CREATE TABLE file AS SELECT string_agg(decode(md5(n::text), 'hex'), '') AS content
+             FROM generate_series(1, 25 * 65536) n",
+        )
+        .expect("a file");
+    let worker: i32 = client
+        .query_one("SELECT pid FROM mail.workers", &[])
+        .expect("it runs")
+        .get(0);
+    let before = highest(worker, {
+        let end = Instant::now() + Duration::from_millis(200);
+        move || Instant::now() >= end
+    })[0];
+    let mut sent = 0;
+    for count in [1, 10] {
+        client
+            .execute(
+                "SELECT count(mail.enqueue(jsonb_build_object('to', 'a@example.test', 'text', 'See there.',
+                            'attachments', jsonb_build_array(mail.attach(f.content, 'file.bin')))))
+                 FROM file f, generate_series(1, $1) n",
+                &[&count],
+            )
+            .expect("accepted");
+        sent += usize::try_from(count).unwrap_or_default();
+        let begin = Instant::now();
+        let most = highest(worker, || sink.count() >= sent);
+        println!(
+            "files: {count} mails with 25 MB each in {:.1?}: worker grew by {:.1} MiB",
+            begin.elapsed(),
+            mebibytes(most[0].saturating_sub(before))
+        );
+    }
+}
+
 fn memory(cluster: &Cluster) {
     const MESSAGES: i64 = 1_000_000;
     let sink = Sink::scripted(|_| Action::Silence);
@@ -247,26 +310,8 @@ fn memory(cluster: &Cluster) {
         .expect("it runs")
         .get(0);
     // The highest of some seconds, in which it claims, scans and sweeps.
-    let mut highest = [0, 0];
     let end = Instant::now() + Duration::from_secs(12);
-    while Instant::now() < end {
-        let status =
-            std::fs::read_to_string(format!("/proc/{worker}/status")).expect("the worker lives");
-        for (field, most) in ["RssAnon:", "VmRSS:"].iter().zip(&mut highest) {
-            let kib = status
-                .lines()
-                .find_map(|line| {
-                    line.strip_prefix(field)?
-                        .split_whitespace()
-                        .next()?
-                        .parse()
-                        .ok()
-                })
-                .unwrap_or(0_u64);
-            *most = kib.max(*most);
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    let highest = highest(worker, || Instant::now() >= end);
     println!(
         "memory: worker with {MESSAGES} messages waiting: {:.1} MiB of its own, {:.1} MiB with shared memory",
         mebibytes(highest[0]),
