@@ -101,7 +101,8 @@ COMMENT ON FUNCTION mail._template_lock() IS 'Lets one transaction at a time cha
 CREATE FUNCTION mail._template_check() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    last integer;
+    last    integer;
+    as_kept boolean; -- it is a version that was in force before, in all that makes one
 BEGIN
     NEW.locale := mail._canonical_locale(NEW.locale);
     IF NEW.name !~ '^[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}$' THEN
@@ -117,12 +118,13 @@ BEGIN
         RAISE EXCEPTION 'template "%" has both html and mjml', NEW.name
             USING ERRCODE = '22023', COLUMN = 'mjml', HINT = 'MJML is turned into HTML: set the other to NULL.';
     END IF;
-    SELECT coalesce(max(v.version), 0) INTO last FROM mail.template_version v WHERE (v.name, v.locale) = (NEW.name, NEW.locale);
+    SELECT coalesce(max(v.version), 0),
+           coalesce(bool_or((v.version, v.saved_at, v.saved_by) = (NEW.version, NEW.saved_at, NEW.saved_by)
+               AND (v.subject, v.text, v.html, v.mjml, v.previous) IS NOT DISTINCT FROM (NEW.subject, NEW.text, NEW.html, NEW.mjml, NEW.previous)), false)
+    INTO last, as_kept FROM mail.template_version v WHERE (v.name, v.locale) = (NEW.name, NEW.locale);
     IF TG_OP = 'INSERT' THEN
         -- Put in force again as it was; restored from a dump, by the owner; or new.
-        IF EXISTS (SELECT FROM mail.template_version v
-                   WHERE (v.name, v.locale, v.version, v.saved_at, v.saved_by) = (NEW.name, NEW.locale, NEW.version, NEW.saved_at, NEW.saved_by)
-                     AND (v.subject, v.text, v.html, v.mjml, v.previous) IS NOT DISTINCT FROM (NEW.subject, NEW.text, NEW.html, NEW.mjml, NEW.previous)) THEN
+        IF as_kept THEN
             NULL;
         ELSIF NEW.version > last AND num_nulls(NEW.saved_at, NEW.saved_by) = 0
               AND pg_has_role(session_user, (SELECT c.relowner FROM pg_class c WHERE c.oid = TG_RELID), 'USAGE') THEN
@@ -138,9 +140,7 @@ BEGIN
         RAISE EXCEPTION 'name and locale of template "%" cannot be changed', OLD.name USING ERRCODE = '22023', COLUMN = 'name',
             HINT = 'Messages that wait refer to it: insert another one.';
     ELSIF NEW.version <> OLD.version THEN
-        IF NOT EXISTS (SELECT FROM mail.template_version v
-                       WHERE (v.name, v.locale, v.version, v.saved_at, v.saved_by) = (NEW.name, NEW.locale, NEW.version, NEW.saved_at, NEW.saved_by)
-                         AND (v.subject, v.text, v.html, v.mjml, v.previous) IS NOT DISTINCT FROM (NEW.subject, NEW.text, NEW.html, NEW.mjml, NEW.previous)) THEN
+        IF NOT as_kept THEN
             RAISE EXCEPTION 'the version of template "%" cannot be set', NEW.name USING ERRCODE = '22023', COLUMN = 'version',
                 HINT = 'Each change makes a new version; SELECT mail.activate_template(name, version) brings back an old one.';
         END IF;

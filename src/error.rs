@@ -5,6 +5,10 @@ use std::cell::Cell;
 use mail_message::{Invalid, InvalidKind};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
 
+/// The hint where a message was taken for a text.
+pub const UNCAST: &str =
+    "An uncast literal is taken as text: write message => '…', or cast it to jsonb.";
+
 thread_local! {
     /// Which message of a list the errors are about.
     static ELEMENT: Cell<Option<i64>> = const { Cell::new(None) };

@@ -39,8 +39,7 @@ fn enqueue_text(
         error::bad_argument("recipient is null", None)
     };
     if recipient.trim_start().starts_with('{') {
-        let hint = "An uncast literal is taken as text: write message => '…', or cast it to jsonb.";
-        error::bad_argument("recipient looks like a JSON message", Some(hint));
+        error::bad_argument("recipient looks like a JSON message", Some(error::UNCAST));
     }
     let options = options.as_ref().map(|json| json.0.as_str());
     let simple = Simple {

@@ -4,6 +4,7 @@
 //! functions that the SQL of `sql/` declares, and the background workers. What touches Postgres' internals stands
 //! in [`pg`], the only module with `unsafe` code.
 
+mod cached;
 mod dkim;
 mod error;
 mod functions;

@@ -1,11 +1,11 @@
 //! What a session remembers of the queues: read once, forgotten when `mail.queue` changes (the table's trigger sends
 //! an invalidation at commit, which a rollback undoes).
 
-use std::{cell::RefCell, rc::Rc};
+use std::rc::Rc;
 
 use pgrx::{PgSqlErrorCode, Spi, pg_sys};
 
-use crate::{error, pg};
+use crate::{cached::Cached, error, pg};
 
 /// One queue, as far as accepting a message needs it.
 #[derive(Clone, Debug)]
@@ -32,32 +32,18 @@ pub struct Queues {
     all: Vec<Queue>,
 }
 
-/// What was read, and in which transaction, if it is good for that one only.
-type Entry = (Rc<Queues>, Option<i64>);
-
 thread_local! {
-    static CACHE: RefCell<Option<Entry>> = const { RefCell::new(None) };
+    static CACHE: Cached<Queues> = const { Cached::new() };
 }
 
 /// Forgets what was read.
 pub fn forget() {
-    CACHE.with_borrow_mut(|cache| *cache = None);
+    CACHE.with(Cached::forget);
 }
 
 /// The queues, read if need be.
 pub fn get() -> Rc<Queues> {
-    let now = pg::keeps_snapshot().then(pg::transaction_start);
-    let known = CACHE.with_borrow(|cache| {
-        let (queues, only_in) = cache.as_ref()?;
-        (only_in.is_none() || *only_in == now).then(|| Rc::clone(queues))
-    });
-    if let Some(known) = known {
-        return known;
-    }
-    let read = Rc::new(read());
-    // What an old snapshot shows is no longer true for the next transaction.
-    CACHE.with_borrow_mut(|cache| *cache = Some((Rc::clone(&read), now)));
-    read
+    CACHE.with(|cache| cache.get(read))
 }
 
 /// The queues, none of which can be deleted before this transaction has ended.

@@ -1,44 +1,35 @@
 //! Templates in a session: read once, forgotten with the rest of the configuration.
 
-use std::{cell::RefCell, sync::Arc};
+use std::rc::Rc;
 
-use mail_message::{Invalid, Rendered, TemplateResult, TemplateUse};
+use mail_message::{Invalid, TemplateResult, TemplateUse};
 use mail_template::{Fault, Part, RenderError, Source, Templates};
 use pgrx::{PgSqlErrorCode, Spi};
 
-use crate::{error, pg};
-
-/// What was read, and in which transaction, if it is good for that one only.
-type Entry = (Arc<Templates>, Option<i64>);
+use crate::{cached::Cached, error};
 
 thread_local! {
-    static CACHE: RefCell<Option<Entry>> = const { RefCell::new(None) };
+    static CACHE: Cached<Templates> = const { Cached::new() };
 }
 
 /// Forgets what was read.
 pub fn forget() {
-    CACHE.with_borrow_mut(|cache| *cache = None);
+    CACHE.with(Cached::forget);
 }
 
 /// The templates in force, with the rights of the current role read if need be.
-pub fn get() -> Arc<Templates> {
-    let now = pg::keeps_snapshot().then(pg::transaction_start);
-    let known = CACHE.with_borrow(|cache| {
-        let (templates, only_in) = cache.as_ref()?;
-        (only_in.is_none() || *only_in == now).then(|| Arc::clone(templates))
-    });
-    known.unwrap_or_else(|| {
-        let sources = sources().unwrap_or_else(|e| {
-            error::raise(
-                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-                format!("could not read mail.template: {e}"),
-                None,
-            )
-        });
-        let read = Arc::new(Templates::new(sources));
-        CACHE.with_borrow_mut(|cache| *cache = Some((Arc::clone(&read), now)));
-        read
-    })
+fn get() -> Rc<Templates> {
+    CACHE.with(|cache| cache.get(read))
+}
+
+fn read() -> Templates {
+    Templates::new(sources().unwrap_or_else(|e| {
+        error::raise(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            format!("could not read mail.template: {e}"),
+            None,
+        )
+    }))
 }
 
 /// The rows of the templates in force.
@@ -63,27 +54,15 @@ pub fn sources() -> pgrx::spi::Result<Vec<Source>> {
 
 /// Renders a template as it is now.
 pub fn render(template: &TemplateUse<'_>) -> Result<TemplateResult, Invalid> {
-    let done = get()
-        .render(&template.name, template.locale.as_deref(), template.params)
-        .map_err(|error| refusal(&template.name, &error))?;
-    Ok(TemplateResult {
-        rendered: Rendered {
-            subject: done.subject,
-            text: done.text,
-            html: done.html,
-        },
-        locale: done.locale,
-        version: done.version,
-    })
+    mail_composer::render(&get(), template).map_err(|error| refusal(&template.name, &error))
 }
 
 fn refusal(name: &str, error: &RenderError) -> Invalid {
     match error {
-        RenderError::NoTemplate(name) if name.trim_start().starts_with('{') => {
-            let hint =
-                "An uncast literal is taken as text: write message => '…', or cast it to jsonb.";
-            error::missing("the template's name looks like a JSON message", Some(hint))
-        }
+        RenderError::NoTemplate(name) if name.trim_start().starts_with('{') => error::missing(
+            "the template's name looks like a JSON message",
+            Some(error::UNCAST),
+        ),
         RenderError::NoTemplate(name) => Invalid::unknown_template(name),
         RenderError::Missing(names) => {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -9,7 +9,7 @@ use mail_composer::Composer;
 use mail_dkim::Signer;
 use mail_lanes::InFlight;
 use mail_relay::{Config, Limited, QueueLimit, Rate, RelayConfig, Transport};
-use mail_template::{Source, Templates};
+use mail_template::Templates;
 
 use super::{
     delivery::{MAX_BYTES, Worker},
@@ -36,7 +36,6 @@ pub(super) struct Configuration {
     pub(super) queues: Vec<QueueConfig>,
     pub(super) relays: HashMap<i32, String>,
     used: Config,
-    sources: Vec<Source>,
 }
 
 impl Configuration {
@@ -145,10 +144,10 @@ impl Worker {
                     .composer
                     .write()
                     .unwrap_or_else(PoisonError::into_inner);
-                let templates = if self.configuration.sources == sources {
+                let templates = if composer.templates().is_of(&sources) {
                     Arc::clone(composer.templates())
                 } else {
-                    Arc::new(Templates::new(sources.clone()))
+                    Arc::new(Templates::new(sources))
                 };
                 *composer = Arc::new(Composer::new(templates, signers));
                 drop(composer);
@@ -168,7 +167,6 @@ impl Worker {
                     queues,
                     relays: usable.into_iter().collect(),
                     used: config,
-                    sources,
                 };
                 self.next_sweep = 0;
                 Ok(true)

@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use mail_dkim::Signer;
-use mail_message::{Extras, Rendered, TemplateUse};
+use mail_message::{Extras, Rendered, TemplateResult, TemplateUse};
 use mail_smtp::{Dsn, Text};
 use mail_template::{RenderError, Templates};
 
@@ -105,21 +105,14 @@ impl Composer {
     }
 
     fn render(&self, template: TemplateUse<'_>) -> Result<(Rendered, RenderedFrom), String> {
-        let done = self
-            .templates
-            .render(&template.name, template.locale.as_deref(), template.params)
-            .map_err(|error| self.told(&template, &error))?;
-        let rendered = Rendered {
-            subject: done.subject,
-            text: done.text,
-            html: done.html,
-        };
+        let done =
+            render(&self.templates, &template).map_err(|error| self.told(&template, &error))?;
         let from = RenderedFrom {
             name: template.name.into_owned(),
             locale: done.locale,
             version: done.version,
         };
-        Ok((rendered, from))
+        Ok((done.rendered, from))
     }
 
     /// The error, with the template that it is about.
@@ -148,4 +141,21 @@ impl Composer {
         }
         Vec::new()
     }
+}
+
+/// Renders the template of a message.
+pub fn render(
+    templates: &Templates,
+    template: &TemplateUse<'_>,
+) -> Result<TemplateResult, RenderError> {
+    let done = templates.render(&template.name, template.locale.as_deref(), template.params)?;
+    Ok(TemplateResult {
+        rendered: Rendered {
+            subject: done.subject,
+            text: done.text,
+            html: done.html,
+        },
+        locale: done.locale,
+        version: done.version,
+    })
 }

@@ -209,17 +209,20 @@ fn refuse_message(message: &Message, offered: &Extensions, ascii: bool) -> Optio
             detail: format!("message is {size} bytes, the relay accepts {limit}"),
         });
     }
-    if !ascii && !offered.eight_bit_mime && !offered.smtputf8 && !message.data.has_ascii_header() {
-        let detail = "header holds characters beyond ASCII, and the relay does not offer SMTPUTF8";
-        return Some(Refusal {
-            status: EnhancedCode::permanent(6, 9), // UTF-8 header message cannot be transferred (RFC 6531 section 4.2)
-            detail: detail.to_owned(),
-        });
-    }
     if !ascii && !offered.eight_bit_mime {
-        let detail = "message holds bytes beyond ASCII, and the relay does not offer 8BITMIME";
+        let header = !offered.smtputf8 && !message.data.has_ascii_header();
+        let (status, detail) = if header {
+            // UTF-8 header message cannot be transferred (RFC 6531 section 4.2)
+            let detail =
+                "header holds characters beyond ASCII, and the relay does not offer SMTPUTF8";
+            (EnhancedCode::permanent(6, 9), detail)
+        } else {
+            // conversion required but not supported (RFC 3463 section 3.7)
+            let detail = "message holds bytes beyond ASCII, and the relay does not offer 8BITMIME";
+            (EnhancedCode::permanent(6, 3), detail)
+        };
         return Some(Refusal {
-            status: EnhancedCode::permanent(6, 3), // conversion required but not supported (§3.7)
+            status,
             detail: detail.to_owned(),
         });
     }

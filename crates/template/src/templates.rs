@@ -105,6 +105,16 @@ impl Templates {
         }
     }
 
+    /// Whether it was made of just these.
+    pub fn is_of(&self, list: &[Source]) -> bool {
+        let held = |source: &Source| {
+            let locales = self.sources.get(&source.name);
+            locales.and_then(|locales| locales.get(&canonical(&source.locale))) == Some(source)
+        };
+        list.len() == self.sources.values().map(HashMap::len).sum::<usize>()
+            && list.iter().all(held)
+    }
+
     /// The template of that name in the locale or the next one that it falls back to: `de-CH`, `de`, the default.
     pub fn resolve(&self, name: &str, locale: &str) -> Option<&Source> {
         find(&self.sources, name, &canonical(locale))
