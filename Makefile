@@ -26,10 +26,13 @@ OUT        = $(TARGET)/pg$(MAJOR)
 
 # Majors that `make test` builds for besides 15, and the test binaries that it runs on them.
 OTHER_MAJORS ?= 14 16 17 18
-CORE_TESTS   ?= sql_surface worker
+CORE_TESTS   ?= sql_surface worker upgrade
 
 TESTS      = $(notdir $(basename $(wildcard tests/tests/*.rs)) $(patsubst %/main.rs,%,$(wildcard tests/tests/*/main.rs)))
 SQL        = $(sort $(wildcard sql/[0-9][0-9]_*.sql))
+UPDATES    = $(sort $(wildcard sql/$(NAME)--*--*.sql))
+# Install scripts of versions that are out, for the tests of updates.
+RELEASED   = $(sort $(wildcard sql/released/$(NAME)--*.sql))
 # Everything but the extension itself, which only links inside a server.
 PURE      := --workspace --exclude $(NAME)
 STAGED     = $(shell scripts/stage-dir)
@@ -52,7 +55,9 @@ build:
 install: build ## Install it into PG_CONFIG's server (DESTDIR is respected; sudo only where it is needed)
 	@scripts/put 755 $(OUT)/$(NAME).so "$(PKGLIBDIR)/$(NAME).so"
 	@scripts/put 644 $(NAME).control "$(EXTENSIONS)/$(NAME).control"
-	@scripts/put 644 $(OUT)/$(NAME)--$(VERSION).sql "$(EXTENSIONS)/$(NAME)--$(VERSION).sql"
+	@for script in $(OUT)/$(NAME)--$(VERSION).sql $(UPDATES); do \
+	    scripts/put 644 $$script "$(EXTENSIONS)/$${script##*/}"; \
+	done
 	@echo "installed $(NAME) $(VERSION) for PostgreSQL $(MAJOR) in $(PKGLIBDIR)"
 
 ##@ Check
@@ -76,13 +81,13 @@ stage: stage-15 ## A private PostgreSQL 15 with the extension in it, for `cargo 
 stage-15:
 	@scripts/stage-postgres 15
 	@$(MAKE) --no-print-directory install PG_CONFIG=$(STAGED)/15/bin/pg_config \
-	    BUILD_PG_CONFIG=/usr/lib/postgresql/15/bin/pg_config
+	    BUILD_PG_CONFIG=/usr/lib/postgresql/15/bin/pg_config UPDATES="$(UPDATES) $(RELEASED)"
 
 stage-%:
 	@scripts/stage-postgres $*
-	@$(MAKE) --no-print-directory install PG_CONFIG=$(STAGED)/$*/bin/pg_config
+	@$(MAKE) --no-print-directory install PG_CONFIG=$(STAGED)/$*/bin/pg_config UPDATES="$(UPDATES) $(RELEASED)"
 
-test-15: stage-15 ## All tests, on PostgreSQL 15
+test-15: stage-15 stage-16 ## All tests, on PostgreSQL 15
 	PG_CONFIG=$(STAGED)/15/bin/pg_config $(CARGO) test --locked --no-fail-fast $(PURE)
 
 test-core: $(addprefix test-core-,$(OTHER_MAJORS)) ## Build and the core tests on the other majors
@@ -91,12 +96,11 @@ test-core-%: stage-%
 	PG_CONFIG=$(STAGED)/$*/bin/pg_config PGMQ_MAIL_CORE=1 \
 	    $(CARGO) test --locked --no-fail-fast $(PURE) $(addprefix --test ,$(filter $(TESTS),$(CORE_TESTS)))
 
-CHAOS_ROUNDS ?= 10
-chaos: stage-15 ## The tests with "crash" in their name, CHAOS_ROUNDS times (default 10)
-	for round in $$(seq $(CHAOS_ROUNDS)); do \
-	    echo "round $$round"; \
-	    PG_CONFIG=$(STAGED)/15/bin/pg_config $(CARGO) test --locked $(PURE) --tests crash; \
-	done
+CHAOS_CRASHES ?= 200
+CHAOS_MAILS   ?= 200000
+chaos: stage-15 ## Faults at random and in combination: CHAOS_CRASHES (200), CHAOS_MAILS (200000), CHAOS_SEED
+	PG_CONFIG=$(STAGED)/15/bin/pg_config PGMQ_MAIL_CHAOS_CRASHES=$(CHAOS_CRASHES) PGMQ_MAIL_CHAOS_MAILS=$(CHAOS_MAILS) \
+	    $(if $(CHAOS_SEED),PGMQ_MAIL_CHAOS_SEED=$(CHAOS_SEED)) $(CARGO) test --locked $(PURE) --test chaos -- --nocapture
 
 bench: stage-15 ## Rate and latency from commit to a local SMTP sink
 	PG_CONFIG=$(STAGED)/15/bin/pg_config $(CARGO) run --release --locked --package pgmq-mail-tests --bin bench

@@ -123,10 +123,11 @@ BEGIN
                AND (v.subject, v.text, v.html, v.mjml, v.previous) IS NOT DISTINCT FROM (NEW.subject, NEW.text, NEW.html, NEW.mjml, NEW.previous)), false)
     INTO last, as_kept FROM mail.template_version v WHERE (v.name, v.locale) = (NEW.name, NEW.locale);
     IF TG_OP = 'INSERT' THEN
-        -- Put in force again as it was; restored from a dump, by the owner; or new.
+        -- Put in force again as it was; restored from a dump, by the owner, before its other versions or after them; or new.
         IF as_kept THEN
             NULL;
-        ELSIF NEW.version > last AND num_nulls(NEW.saved_at, NEW.saved_by) = 0
+        ELSIF num_nulls(NEW.version, NEW.saved_at, NEW.saved_by) = 0
+              AND NOT EXISTS (SELECT FROM mail.template_version v WHERE (v.name, v.locale, v.version) = (NEW.name, NEW.locale, NEW.version))
               AND pg_has_role(session_user, (SELECT c.relowner FROM pg_class c WHERE c.oid = TG_RELID), 'USAGE') THEN
             NULL;
         ELSE
@@ -176,16 +177,8 @@ END
 $$;
 COMMENT ON FUNCTION mail._template_kept() IS 'Keeps the version of a template that goes out of force, and takes the one that comes into force out of what is kept.';
 
-CREATE FUNCTION mail._template_stays() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RAISE EXCEPTION 'mail.template cannot be truncated' USING ERRCODE = '0A000', HINT = 'DELETE keeps the versions.';
-END
-$$;
-COMMENT ON FUNCTION mail._template_stays() IS 'Refuses TRUNCATE, which would lose versions. Errors: 0A000.';
-
 CREATE TRIGGER template_stays BEFORE TRUNCATE ON mail.template
-    FOR EACH STATEMENT EXECUTE FUNCTION mail._template_stays();
+    FOR EACH STATEMENT EXECUTE FUNCTION mail._stays('DELETE keeps the versions.');
 CREATE TRIGGER template_lock BEFORE INSERT OR UPDATE OR DELETE ON mail.template
     FOR EACH STATEMENT EXECUTE FUNCTION mail._template_lock();
 CREATE TRIGGER template_check BEFORE INSERT OR UPDATE ON mail.template

@@ -71,7 +71,7 @@ BEGIN
         END IF;
         NEW.algorithm := NULL;
         NEW.dns_record := NULL;
-    ELSIF given ~ '^\(stored [0-9a-f-]{36}\)$' THEN
+    ELSIF given ~ '^[(]stored [0-9a-f-]{36}[)]$' THEN
         -- One that is stored already: unchanged, or taken over by ON CONFLICT, but nobody else's; or restored from a dump,
         -- which has none.
         SELECT s.private_key INTO known FROM mail.dkim_secret s WHERE format('(stored %s)', s.id) = given

@@ -22,10 +22,11 @@ COMMENT ON COLUMN mail.attachment.content IS 'The file; or, for a raw message, a
 COMMENT ON COLUMN mail.attachment.attached_by IS 'Role that gave it.';
 COMMENT ON COLUMN mail.attachment.attached_at IS 'When.';
 
+-- Without a foreign key, which would make a restore depend on which table comes first: mail.enqueue locks the file instead.
 CREATE TABLE mail.message_attachment (
     message_id    bigint NOT NULL,
     ordinal       integer NOT NULL,
-    attachment_id bigint NOT NULL REFERENCES mail.attachment,
+    attachment_id bigint NOT NULL,
     PRIMARY KEY (message_id, ordinal)
 );
 CREATE INDEX message_attachment_attachment_idx ON mail.message_attachment (attachment_id);
@@ -33,6 +34,25 @@ COMMENT ON TABLE mail.message_attachment IS 'Which files go with a message, as l
 COMMENT ON COLUMN mail.message_attachment.message_id IS 'The message.';
 COMMENT ON COLUMN mail.message_attachment.ordinal IS 'Place among its attachments, from 0.';
 COMMENT ON COLUMN mail.message_attachment.attachment_id IS 'The file.';
+
+CREATE TABLE mail.installation (
+    since timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+INSERT INTO mail.installation DEFAULT VALUES;
+COMMENT ON TABLE mail.installation IS 'One row, never dumped: since when the extension is in this database. In its first day no file is let go of, for a restore may still bring the messages that it goes with.';
+COMMENT ON COLUMN mail.installation.since IS 'When it was created.';
+
+-- Not even by mistake: a message that was accepted is never forgotten, and neither is what became of it.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['message', 'pending', 'lease', 'event', 'dead_letter', 'idempotency', 'supersede', 'attachment', 'message_attachment'] LOOP
+        EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON mail.%I FOR EACH STATEMENT EXECUTE FUNCTION mail._stays(%L)',
+                       name || '_stays', name, 'mail.purge(queue) cancels what waits; with finished => true it deletes the records, too.');
+    END LOOP;
+END
+$$;
 
 CREATE FUNCTION mail.attach(content bytea, filename text DEFAULT NULL, content_type text DEFAULT NULL, content_id text DEFAULT NULL,
                             disposition text DEFAULT NULL) RETURNS jsonb

@@ -13,20 +13,57 @@ CREATE FUNCTION mail._note_locked(queue_id integer, rank integer, due_at timesta
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'note_locked_wrapper';
 COMMENT ON FUNCTION mail._note_locked(integer, integer, timestamptz) IS 'Should this (sub)transaction roll back, announces the messages that others passed over because it had locked them.';
 
-CREATE FUNCTION mail._queue(name text) RETURNS mail.queue
+CREATE FUNCTION mail._may_use(caller oid, owner text) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN owner IS NULL OR pg_has_role(caller, 'mail_admin', 'MEMBER')
+        OR EXISTS (SELECT FROM pg_roles r WHERE r.rolname = owner AND pg_has_role(caller, r.oid, 'MEMBER'));
+COMMENT ON FUNCTION mail._may_use(oid, text) IS 'Whether a role may use the queues of that owner.';
+
+CREATE FUNCTION mail._administers(caller oid, owner text) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN pg_has_role(caller, 'mail_admin', 'MEMBER')
+        OR owner IS NOT NULL AND pg_has_role(caller, 'mail_tenant', 'MEMBER') AND mail._may_use(caller, owner);
+COMMENT ON FUNCTION mail._administers(oid, text) IS 'Whether a role administers the queues of that owner.';
+
+CREATE FUNCTION mail.__may_read(caller oid, message_id bigint) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM mail.message m JOIN mail.queue q ON q.id = m.queue_id
+                   WHERE m.id = __may_read.message_id AND mail._may_use(caller, q.owner));
+$$;
+COMMENT ON FUNCTION mail.__may_read(oid, bigint) IS 'mail._may_read for a role.';
+CREATE FUNCTION mail._may_read(message_id bigint) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'as_owner_wrapper';
+COMMENT ON FUNCTION mail._may_read(bigint) IS 'Whether the caller may use the queue of a message.';
+
+CREATE FUNCTION mail._queue(caller oid, name text) RETURNS mail.queue
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     q mail.queue;
 BEGIN
-    SELECT * INTO q FROM mail.queue t WHERE t.name = _queue.name;
+    SELECT * INTO q FROM mail.queue t WHERE t.name = _queue.name
+      AND (t.owner IS NULL OR mail._may_use(caller, t.owner)); -- most have none, and a call costs more than a look
     IF NOT FOUND THEN
         RAISE EXCEPTION 'queue "%" does not exist', name
-            USING ERRCODE = '42704', HINT = 'The table mail.queue lists the queues; insert a row to make one.';
+            USING ERRCODE = '42704', HINT = 'The table mail.queue lists the queues; one that has an owner is there for its members only.';
     END IF;
     RETURN q;
 END
 $$;
-COMMENT ON FUNCTION mail._queue(text) IS 'The queue of that name. Errors: 42704.';
+COMMENT ON FUNCTION mail._queue(oid, text) IS 'The queue of that name, if that role may use it. Errors: 42704.';
+
+CREATE FUNCTION mail._own_queue(caller oid, name text) RETURNS mail.queue
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    q mail.queue := mail._queue(caller, name);
+BEGIN
+    IF NOT mail._administers(caller, q.owner) THEN
+        RAISE EXCEPTION 'queue "%" is not administered by role "%"', name, pg_get_userbyid(caller)
+            USING ERRCODE = '42501', HINT = 'Members of mail_tenant administer the queues whose owner they are members of, members of mail_admin all.';
+    END IF;
+    RETURN q;
+END
+$$;
+COMMENT ON FUNCTION mail._own_queue(oid, text) IS 'The queue of that name, if that role administers it. Errors: 42704, 42501.';
 
 CREATE FUNCTION mail._need_read_committed(function text) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -11,7 +11,7 @@ CREATE FUNCTION mail.enqueue(
 ) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enqueue_text_wrapper';
 COMMENT ON FUNCTION mail.enqueue(text, text, text, text, text, text, text, jsonb, text, timestamptz, timestamptz, integer, text, text, text, jsonb, text) IS
-'Accepts a mail as part of the caller''s transaction and returns its id. recipient: one address or a comma-separated list, display names allowed; template, params, locale: a template instead of subject and bodies, rendered when it is sent, or at once with render => ''enqueue''; options: further fields of the JSON form. Waits for nobody unless an idempotency_key or supersede_key is given: then calls with the same key wait for each other''s transaction; and, for half a second at most, while somebody deletes a queue. With an idempotency_key seen within the queue''s window the first id comes back and nothing is added. Errors: 22023 bad value (the field is named), 42704 no such queue or template, 54000 too large.';
+'Accepts a mail as part of the caller''s transaction and returns its id. recipient: one address or a comma-separated list, display names allowed; template, params, locale: a template instead of subject and bodies, rendered when it is sent, or at once with render => ''enqueue''; options: further fields of the JSON form. Waits for nobody unless an idempotency_key or supersede_key is given: then calls with the same key wait for each other''s transaction; and, for half a second at most, while somebody deletes a queue. With an idempotency_key seen within the queue''s window the first id comes back and nothing is added. Errors: 22023 bad value (the field is named), 42704 no such queue or template, 42501 a sender that the role may not use, 54000 too large.';
 
 CREATE FUNCTION mail.enqueue(
     message jsonb, queue text DEFAULT 'default', send_at timestamptz DEFAULT NULL, expires_at timestamptz DEFAULT NULL,
@@ -20,7 +20,7 @@ CREATE FUNCTION mail.enqueue(
 ) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enqueue_json_wrapper';
 COMMENT ON FUNCTION mail.enqueue(jsonb, text, timestamptz, timestamptz, integer, text, text, text) IS
-'As the text form, with the message as JSON: from, sender, to, cc, bcc, reply_to, return_path, subject, text, html, attachments, headers, in_reply_to, references, message_id, list_unsubscribe, dsn, template, params, locale, render, metadata, tags, raw. Unknown fields are an error. A queue with transport external takes any JSON. Errors: 22023, 42704, 54000.';
+'As the text form, with the message as JSON: from, sender, to, cc, bcc, reply_to, return_path, subject, text, html, attachments, headers, in_reply_to, references, message_id, list_unsubscribe, dsn, template, params, locale, render, metadata, tags, raw. Unknown fields are an error. A queue with transport external takes any JSON. Errors: 22023, 42704, 42501, 54000.';
 
 CREATE FUNCTION mail._enqueue_element(
     element bigint, message jsonb, queue text, send_at timestamptz, expires_at timestamptz, priority integer
@@ -40,12 +40,11 @@ $$;
 COMMENT ON FUNCTION mail.enqueue_batch(jsonb[], text, timestamptz, timestamptz, integer) IS
 'Accepts many messages, all or none; returns their ids in order. Errors: as mail.enqueue, with the place of the message, from 1: messages[3].';
 
--- SECURITY DEFINER is not used: the C function notes the caller, then runs the statements below as the owner.
+-- Run with the owner's rights, as mail._cancel: see src/pg/owner.rs.
 CREATE FUNCTION mail.cancel(id bigint) RETURNS boolean
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'cancel_wrapper';
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'as_owner_wrapper';
 COMMENT ON FUNCTION mail.cancel(bigint) IS
-'True if the message was sent to nobody and now never will be; false if it was sent, is in flight or does not exist. What is left of a message that reached some of its recipients is cancelled too, and the answer is false. Waits for a transaction that is claiming it. Errors: 42501 when another role enqueued it and the caller is not a member of mail_admin.';
+'True if the message was sent to nobody and now never will be; false if it was sent, is in flight or does not exist. What is left of a message that reached some of its recipients is cancelled too, and the answer is false. Waits for a transaction that is claiming it. Errors: 42501 when another role enqueued it and the caller does not administer its queue.';
 
 CREATE FUNCTION mail._lock_idle(id bigint) RETURNS boolean
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -67,18 +66,21 @@ END
 $$;
 COMMENT ON FUNCTION mail._lock_idle(bigint) IS 'Locks a message that waits and is not in flight; false, and nothing is locked, otherwise.';
 
-CREATE FUNCTION mail._cancel(id bigint, caller text) RETURNS boolean
+CREATE FUNCTION mail._cancel(caller oid, id bigint) RETURNS boolean
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     m record;
 BEGIN
-    SELECT t.enqueued_by, t.queue_id INTO m FROM mail.message t WHERE t.id = _cancel.id;
-    IF NOT FOUND THEN
-        RETURN false;
+    IF pg_is_in_recovery() THEN
+        RAISE EXCEPTION 'cannot cancel a message during recovery' USING ERRCODE = '25006';
     END IF;
-    IF m.enqueued_by <> caller AND NOT pg_has_role(caller, 'mail_admin', 'MEMBER') THEN
+    SELECT t.queue_id, t.enqueued_by = pg_get_userbyid(caller) AS own, q.owner INTO m
+    FROM mail.message t LEFT JOIN mail.queue q ON q.id = t.queue_id WHERE t.id = _cancel.id;
+    IF NOT FOUND OR NOT m.own AND NOT mail._may_use(caller, m.owner) THEN
+        RETURN false;
+    ELSIF NOT m.own AND NOT mail._administers(caller, m.owner) THEN
         RAISE EXCEPTION 'message % was enqueued by another role', id
-            USING ERRCODE = '42501', HINT = 'Members of mail_admin may cancel any message.';
+            USING ERRCODE = '42501', HINT = 'Members of mail_admin may cancel any message, members of mail_tenant those in their queues.';
     END IF;
     IF mail._leased(id) THEN
         RETURN false;
@@ -100,7 +102,7 @@ BEGIN
     RETURN NOT EXISTS (SELECT FROM mail.event e WHERE e.message_id = _cancel.id AND e.kind IN ('sent', 'held', 'uncertain'));
 END
 $$;
-COMMENT ON FUNCTION mail._cancel(bigint, text) IS 'mail.cancel for a caller known by name.';
+COMMENT ON FUNCTION mail._cancel(oid, bigint) IS 'mail.cancel for a role.';
 
 CREATE FUNCTION mail._claim_key(queue_id integer, key text, id bigint) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -59,15 +59,14 @@ END
 $$;
 COMMENT ON FUNCTION mail._lock_due(integer, integer) IS 'Locks and returns up to batch messages that are due, best first, skipping what others hold.';
 
--- SECURITY DEFINER: consumers have no right to the tables themselves.
-CREATE FUNCTION mail.claim(
-    queue text DEFAULT 'default', batch integer DEFAULT 1, lease interval DEFAULT NULL, wait interval DEFAULT '0'
-) RETURNS SETOF mail.claimed
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- Consumers have no right to the tables themselves: src/pg/owner.rs runs these functions with the owner's rights, and tells
+-- them whom it does so for. Nobody else may call them.
+CREATE FUNCTION mail._claim(caller oid, queue text, batch integer, lease interval, wait interval) RETURNS SETOF mail.claimed
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     q        mail.queue;
-    deadline timestamptz := clock_timestamp() + claim.wait;
+    deadline timestamptz := clock_timestamp() + _claim.wait;
     due      timestamptz;
     ids      bigint[];
     free     bigint[];
@@ -77,23 +76,23 @@ DECLARE
     waiting  boolean := false;
 BEGIN
     PERFORM mail._need_read_committed('mail.claim');
-    IF claim.batch IS NULL OR claim.batch NOT BETWEEN 1 AND 10000 THEN
-        RAISE EXCEPTION 'invalid batch: %', claim.batch USING ERRCODE = '22023', HINT = 'It must be from 1 to 10000.';
+    IF _claim.batch IS NULL OR _claim.batch NOT BETWEEN 1 AND 10000 THEN
+        RAISE EXCEPTION 'invalid batch: %', _claim.batch USING ERRCODE = '22023', HINT = 'It must be from 1 to 10000.';
     END IF;
-    IF claim.lease < '10 milliseconds' OR claim.lease > '7 days' THEN
-        RAISE EXCEPTION 'invalid lease: %', claim.lease USING ERRCODE = '22023', HINT = 'It must be from 10 ms to 7 days.';
+    IF _claim.lease < '10 milliseconds' OR _claim.lease > '7 days' THEN
+        RAISE EXCEPTION 'invalid lease: %', _claim.lease USING ERRCODE = '22023', HINT = 'It must be from 10 ms to 7 days.';
     END IF;
-    IF claim.wait IS NULL OR claim.wait < '0' THEN
-        RAISE EXCEPTION 'invalid wait: %', claim.wait USING ERRCODE = '22023', HINT = 'It must not be negative.';
+    IF _claim.wait IS NULL OR _claim.wait < '0' THEN
+        RAISE EXCEPTION 'invalid wait: %', _claim.wait USING ERRCODE = '22023', HINT = 'It must not be negative.';
     END IF;
     LOOP
-        q := mail._queue(claim.queue);
+        q := mail._queue(caller, _claim.queue);
         -- A look that finds nothing is undone, so that it holds no lock while it waits.
         BEGIN
             rejected := false;
             IF NOT q.paused THEN
                 PERFORM mail._reap(q.id);
-                ids := mail._lock_due(q.id, claim.batch);
+                ids := mail._lock_due(q.id, _claim.batch);
                 free := ARRAY(SELECT u.id FROM unnest(ids) WITH ORDINALITY AS u (id, n)
                               WHERE u.id IN (SELECT c.id FROM mail._claimable(ids) c WHERE c.free) ORDER BY u.n);
                 rejected := cardinality(free) < cardinality(ids);
@@ -110,7 +109,7 @@ BEGIN
                 WITH granted AS (
                     INSERT INTO mail.lease (token, queue_id, claimed_at, lease_until, ids)
                     SELECT nextval('mail.lease_seq'), q.id, clock_timestamp(),
-                           clock_timestamp() + coalesce(claim.lease, q.lease), ARRAY[p.id]
+                           clock_timestamp() + coalesce(_claim.lease, q.lease), ARRAY[p.id]
                     FROM mail.pending p WHERE p.id = ANY (free)
                     RETURNING token, lease_until, ids[1] AS id
                 )
@@ -122,7 +121,7 @@ BEGIN
                 done := FOUND;
             END IF;
             IF done THEN
-                PERFORM mail._note_lease(clock_timestamp() + coalesce(claim.lease, q.lease));
+                PERFORM mail._note_lease(clock_timestamp() + coalesce(_claim.lease, q.lease));
             ELSIF late IS NULL THEN
                 RAISE EXCEPTION 'nothing' USING ERRCODE = 'ML000';
             END IF;
@@ -147,56 +146,68 @@ BEGIN
     END IF;
 END
 $$;
+COMMENT ON FUNCTION mail._claim(oid, text, integer, interval, interval) IS 'mail.claim for a role.';
+
+CREATE FUNCTION mail.claim(
+    queue text DEFAULT 'default', batch integer DEFAULT 1, lease interval DEFAULT NULL, wait interval DEFAULT '0'
+) RETURNS SETOF mail.claimed
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'as_owner_wrapper';
 COMMENT ON FUNCTION mail.claim(text, integer, interval, interval) IS
 'Claims up to batch messages that are due, by priority and age, for the length of the lease (default: the queue''s); N concurrent claimers never get the same message. With wait it returns as soon as something is claimable or the wait is over, sleeping meanwhile. Commit before you work on them. Needs read committed. Errors: 42704 no such queue, 22023 bad argument, 25001 wrong isolation level.';
 
-CREATE FUNCTION mail._fenced(id bigint, token bigint) RETURNS boolean
+CREATE FUNCTION mail._fenced(caller oid, id bigint, token bigint) RETURNS boolean
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM FROM mail.lease l
-    WHERE l.token = _fenced.token AND l.ids @> ARRAY[_fenced.id] AND l.lease_until > clock_timestamp() FOR UPDATE;
+    WHERE l.token = _fenced.token AND l.ids @> ARRAY[_fenced.id] AND l.lease_until > clock_timestamp()
+      AND (SELECT q.owner IS NULL OR mail._may_use(caller, q.owner) FROM mail.queue q WHERE q.id = l.queue_id) FOR UPDATE;
     RETURN NOT FOUND;
 END
 $$;
-COMMENT ON FUNCTION mail._fenced(bigint, bigint) IS 'True when that token no longer holds that message; otherwise its lease is locked.';
+COMMENT ON FUNCTION mail._fenced(oid, bigint, bigint) IS 'True when that token no longer holds that message, or the role may not use its queue; otherwise its lease is locked.';
 
--- SECURITY DEFINER on all of these: consumers have no right to the tables themselves.
-CREATE FUNCTION mail.ack(id bigint, token bigint, response jsonb DEFAULT NULL) RETURNS boolean
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION mail._ack(caller oid, id bigint, token bigint, response jsonb) RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF id IS NULL OR token IS NULL OR mail._fenced(id, token) THEN
+    IF id IS NULL OR token IS NULL OR mail._fenced(caller, id, token) THEN
         RETURN false;
     END IF;
     PERFORM mail._drop_from_leases(ARRAY[id], ARRAY[token]);
     RETURN mail._settle(id, jsonb_build_array(jsonb_build_object(
         'verdict', 'delivered', 'detail', response,
-        'code', CASE WHEN response ->> 'code' ~ '^[2-5]\d\d$' THEN response ->> 'code' END,
+        'code', CASE WHEN response ->> 'code' ~ '^[2-5][0-9][0-9]$' THEN response ->> 'code' END,
         'status', response ->> 'status', 'text', response ->> 'text'))) IS NOT NULL;
 END
 $$;
+COMMENT ON FUNCTION mail._ack(oid, bigint, bigint, jsonb) IS 'mail.ack for a role.';
+
+CREATE FUNCTION mail.ack(id bigint, token bigint, response jsonb DEFAULT NULL) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'as_owner_wrapper';
 COMMENT ON FUNCTION mail.ack(bigint, bigint, jsonb) IS
 'Ends a claimed message as sent; response is kept in its event (code, status and text are recognised). False, and nothing changed, when the lease has ended or passed to another.';
 
-CREATE FUNCTION mail.ack(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION mail._ack(caller oid, ids bigint[], tokens bigint[]) RETURNS SETOF bigint
+    LANGUAGE plpgsql ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF cardinality(ids) IS DISTINCT FROM cardinality(tokens) THEN
         RAISE EXCEPTION 'ids and tokens differ in length' USING ERRCODE = '22023';
     END IF;
-    RETURN QUERY SELECT u.id FROM unnest(ids, tokens) AS u (id, token) WHERE mail.ack(u.id, u.token);
+    RETURN QUERY SELECT u.id FROM unnest(ids, tokens) AS u (id, token) WHERE mail._ack(caller, u.id, u.token, NULL);
 END
 $$;
+COMMENT ON FUNCTION mail._ack(oid, bigint[], bigint[]) IS 'mail.ack for a role.';
+
+CREATE FUNCTION mail.ack(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'as_owner_wrapper';
 COMMENT ON FUNCTION mail.ack(bigint[], bigint[]) IS 'Acknowledges many; returns the ids that were acknowledged. Errors: 22023.';
 
-CREATE FUNCTION mail.nack(
-    id bigint, token bigint, error text DEFAULT NULL, retry_after interval DEFAULT NULL, permanent boolean DEFAULT false
-) RETURNS text
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION mail._nack(caller oid, id bigint, token bigint, error text, retry_after interval, permanent boolean) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF retry_after < '0' THEN
         RAISE EXCEPTION 'invalid retry_after: %', retry_after USING ERRCODE = '22023', HINT = 'It must not be negative.';
     END IF;
-    IF id IS NULL OR token IS NULL OR mail._fenced(id, token) THEN
+    IF id IS NULL OR token IS NULL OR mail._fenced(caller, id, token) THEN
         RETURN NULL;
     END IF;
     PERFORM mail._drop_from_leases(ARRAY[id], ARRAY[token]);
@@ -204,40 +215,50 @@ BEGIN
         'verdict', CASE WHEN permanent THEN 'permanent' ELSE 'transient' END, 'text', error)), retry_after => retry_after);
 END
 $$;
+COMMENT ON FUNCTION mail._nack(oid, bigint, bigint, text, interval, boolean) IS 'mail.nack for a role.';
+
+CREATE FUNCTION mail.nack(
+    id bigint, token bigint, error text DEFAULT NULL, retry_after interval DEFAULT NULL, permanent boolean DEFAULT false
+) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'as_owner_wrapper';
 COMMENT ON FUNCTION mail.nack(bigint, bigint, text, interval, boolean) IS
 'Ends the attempt as failed: deferred until retry_after (default: the queue''s backoff), or failed when permanent or given up. Returns the new state; NULL, and nothing changed, when the lease has ended or passed to another. Errors: 22023.';
 
-CREATE FUNCTION mail.extend(id bigint, token bigint, lease interval) RETURNS timestamptz
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION mail._extend(caller oid, id bigint, token bigint, lease interval) RETURNS timestamptz
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     ends timestamptz;
 BEGIN
-    IF extend.lease IS NULL OR extend.lease < '10 milliseconds' OR extend.lease > '7 days' THEN
-        RAISE EXCEPTION 'invalid lease: %', extend.lease USING ERRCODE = '22023', HINT = 'It must be from 10 ms to 7 days.';
+    IF _extend.lease IS NULL OR _extend.lease < '10 milliseconds' OR _extend.lease > '7 days' THEN
+        RAISE EXCEPTION 'invalid lease: %', _extend.lease USING ERRCODE = '22023', HINT = 'It must be from 10 ms to 7 days.';
     END IF;
-    IF extend.id IS NULL OR extend.token IS NULL OR mail._fenced(extend.id, extend.token) THEN
+    IF _extend.id IS NULL OR _extend.token IS NULL OR mail._fenced(caller, _extend.id, _extend.token) THEN
         RETURN NULL;
     END IF;
-    UPDATE mail.lease l SET lease_until = clock_timestamp() + extend.lease WHERE l.token = extend.token
+    UPDATE mail.lease l SET lease_until = clock_timestamp() + _extend.lease WHERE l.token = _extend.token
     RETURNING l.lease_until INTO ends;
     PERFORM mail._note_lease(ends);
     RETURN ends;
 END
 $$;
+COMMENT ON FUNCTION mail._extend(oid, bigint, bigint, interval) IS 'mail.extend for a role.';
+
+CREATE FUNCTION mail.extend(id bigint, token bigint, lease interval) RETURNS timestamptz
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'as_owner_wrapper';
 COMMENT ON FUNCTION mail.extend(bigint, bigint, interval) IS
 'Makes the lease end that long from now; returns when. NULL, and nothing changed, when it has ended or passed to another. Errors: 22023.';
 
-CREATE FUNCTION mail.release(id bigint, token bigint) RETURNS boolean
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION mail._release(caller oid, id bigint, token bigint) RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     p mail.pending;
 BEGIN
-    IF id IS NULL OR token IS NULL OR mail._fenced(id, token) THEN
+    IF id IS NULL OR token IS NULL OR mail._fenced(caller, id, token) THEN
         RETURN false;
     END IF;
     PERFORM mail._drop_from_leases(ARRAY[id], ARRAY[token]);
-    UPDATE mail.pending t SET due_at = t.due_at WHERE t.id = release.id RETURNING * INTO p; -- fires pending_touch
+    UPDATE mail.pending t SET due_at = t.due_at WHERE t.id = _release.id RETURNING * INTO p; -- fires pending_touch
     IF NOT FOUND THEN
         RETURN false;
     END IF;
@@ -245,5 +266,9 @@ BEGIN
     RETURN true;
 END
 $$;
+COMMENT ON FUNCTION mail._release(oid, bigint, bigint) IS 'mail.release for a role.';
+
+CREATE FUNCTION mail.release(id bigint, token bigint) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'as_owner_wrapper';
 COMMENT ON FUNCTION mail.release(bigint, bigint) IS
 'Gives a claimed message back at once; no attempt is counted. False, and nothing changed, when the lease has ended or passed to another.';

@@ -95,17 +95,21 @@ COMMENT ON FUNCTION mail._retain(bigint, integer) IS 'Lets go of bodies and reco
 
 CREATE FUNCTION mail._retain_files(behind bigint, batch integer, OUT last bigint, OUT looked_at bigint)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    unused bigint[];
 BEGIN
     SELECT max(s.id), count(*) INTO last, looked_at
     FROM (SELECT f.id FROM mail.attachment f WHERE f.id > behind ORDER BY f.id LIMIT batch) s;
-    -- Who is just enqueuing with a file holds its row's lock, by the foreign key.
-    DELETE FROM mail.attachment a WHERE a.id IN (
+    -- Who is just enqueuing with a file holds its row's lock.
+    unused := ARRAY(
         SELECT f.id FROM mail.attachment f
         WHERE f.id > behind AND f.id <= last AND f.attached_at < clock_timestamp() - interval '1 day'
+          AND EXISTS (SELECT FROM mail.installation i WHERE i.since < clock_timestamp() - interval '1 day')
           AND NOT EXISTS (SELECT FROM mail.message_attachment u WHERE u.attachment_id = f.id)
-        FOR UPDATE SKIP LOCKED);
-EXCEPTION WHEN foreign_key_violation THEN
-    NULL; -- used by one that committed meanwhile: the next time
+        FOR UPDATE OF f SKIP LOCKED);
+    -- A new statement sees those that have committed since, and nobody else can get hold of these files any more.
+    DELETE FROM mail.attachment a
+    WHERE a.id = ANY (unused) AND NOT EXISTS (SELECT FROM mail.message_attachment u WHERE u.attachment_id = a.id);
 END
 $$;
 COMMENT ON FUNCTION mail._retain_files(bigint, integer) IS 'Lets go of files that nothing refers to among the next batch files behind an id; returns the last id it looked at, NULL if there was none.';

@@ -1,8 +1,10 @@
--- Watch. Members of mail_reader and mail_admin see everything; a mail_sender sees what it enqueued itself: see the
--- policies in 90_rights.sql, which cost nothing where a security barrier would keep ORDER BY id LIMIT 10 off the index.
+-- Watch. Members of mail_reader and mail_admin see everything; a mail_tenant sees the queues that it owns; a mail_sender
+-- sees what it enqueued itself: see the policies in 90_rights.sql, which cost nothing where a security barrier would keep
+-- ORDER BY id LIMIT 10 off the index. What has no policy is looked up for rows that may be seen, and is not joined: a
+-- function of the caller's in WHERE could be shown all of it.
 
 CREATE VIEW mail.messages AS
-SELECT m.id, coalesce(q.name, format('(%s)', m.queue_id)) AS queue,
+SELECT m.id, coalesce((SELECT q.name FROM mail.queue q WHERE q.id = m.queue_id), format('(%s)', m.queue_id)) AS queue,
        CASE WHEN p.id IS NULL THEN coalesce(f.state, 'unknown')
             WHEN p.id IN (SELECT unnest(l.ids) FROM mail.lease l) THEN 'sending'
             WHEN p.attempts > 0 THEN 'deferred'
@@ -22,8 +24,7 @@ SELECT m.id, coalesce(q.name, format('(%s)', m.queue_id)) AS queue,
        coalesce(t.used -> 'version', m.template -> 'version')::integer AS template_version,
        coalesce(m.files, 0) AS files
 FROM mail.message m
-LEFT JOIN mail.queue q ON q.id = m.queue_id
-LEFT JOIN mail.pending p ON p.id = m.id
+LEFT JOIN LATERAL (SELECT x.id, x.attempts, x.due_at, x.size FROM mail.pending x WHERE x.id = m.id OFFSET 0) p ON true
 LEFT JOIN LATERAL (SELECT x.code, x.status, x.text, x.kind FROM mail.event x
                    WHERE x.message_id = m.id AND x.kind <> 'retried'
                    ORDER BY x.at DESC, x.kind = 'sent', x.id DESC LIMIT 1) e ON true -- of one attempt, rather what went wrong
@@ -62,12 +63,11 @@ COMMENT ON COLUMN mail.messages.template_version IS 'Version of the template tha
 COMMENT ON COLUMN mail.messages.files IS 'How many files go with it; a raw message is one.';
 
 CREATE VIEW mail.dead_letters AS
-SELECT d.id, coalesce(q.name, format('(%s)', d.queue_id)) AS queue, d.state, m.recipients, m.subject, d.attempts, m.enqueued_at, d.at AS failed_at,
+SELECT d.id, coalesce((SELECT q.name FROM mail.queue q WHERE q.id = d.queue_id), format('(%s)', d.queue_id)) AS queue, d.state, m.recipients, m.subject, d.attempts, m.enqueued_at, d.at AS failed_at,
        e.code AS last_code, e.status AS last_status, e.text AS last_error, m.message_id, m.tags, m.metadata,
        m.content IS NOT NULL AS retryable, m.template ->> 'name' AS template
 FROM mail.dead_letter d
 JOIN mail.message m ON m.id = d.id
-LEFT JOIN mail.queue q ON q.id = d.queue_id
 LEFT JOIN LATERAL (SELECT x.code, x.status, x.text FROM mail.event x
                    WHERE x.message_id = d.id ORDER BY x.at DESC, x.kind = 'sent', x.id DESC LIMIT 1) e ON true;
 COMMENT ON VIEW mail.dead_letters IS 'Messages that failed for good or whose delivery is uncertain; mail.retry(id) puts one back.';
@@ -90,8 +90,8 @@ COMMENT ON COLUMN mail.dead_letters.template IS 'Name of the template that it is
 
 CREATE VIEW mail.events AS
 SELECT e.id, e.at, e.message_id, e.kind, e.recipient, e.attempt, e.relay, e.code, e.status, e.text,
-       q.name AS queue, e.state, e.phase, e.duration, e.detail, e.tls
-FROM mail.event e LEFT JOIN mail.queue q ON q.id = e.queue_id;
+       (SELECT q.name FROM mail.queue q WHERE q.id = e.queue_id) AS queue, e.state, e.phase, e.duration, e.detail, e.tls
+FROM mail.event e;
 COMMENT ON VIEW mail.events IS 'What happened, in order. That a message was enqueued is told by mail.messages.';
 COMMENT ON COLUMN mail.events.id IS 'Ascending number.';
 COMMENT ON COLUMN mail.events.at IS 'When.';
@@ -122,8 +122,8 @@ COMMENT ON FUNCTION mail._as_text(bytea) IS 'Octets as text: UTF-8, or where the
 
 CREATE VIEW mail.captured AS
 SELECT c.id, c.message_id, c.at, c.recipients, m.envelope_from AS sender, m.subject,
-       mail._as_text(c.mime) AS mime, q.name AS queue
-FROM mail.capture c JOIN mail.message m ON m.id = c.message_id JOIN mail.queue q ON q.id = m.queue_id;
+       mail._as_text(c.mime) AS mime, (SELECT q.name FROM mail.queue q WHERE q.id = m.queue_id) AS queue
+FROM mail.capture c JOIN mail.message m ON m.id = c.message_id;
 COMMENT ON VIEW mail.captured IS 'Mail that queues with transport capture delivered.';
 COMMENT ON COLUMN mail.captured.id IS 'Ascending number.';
 COMMENT ON COLUMN mail.captured.message_id IS 'Id of the message.';
@@ -142,7 +142,8 @@ CREATE FUNCTION mail._event_before(at timestamptz) RETURNS bigint
 $$;
 COMMENT ON FUNCTION mail._event_before(timestamptz) IS 'Number of the last event before that time.';
 
-CREATE VIEW mail.queue_stats AS
+-- A barrier, so that nothing is counted before the queue is known to be one that may be seen.
+CREATE VIEW mail.queue_stats WITH (security_barrier) AS
 SELECT q.name AS queue, q.transport, q.paused,
        coalesce(w.queued, 0) AS queued, coalesce(w.scheduled, 0) AS scheduled, coalesce(w.sending, 0) AS sending,
        coalesce(w.deferred, 0) AS deferred, coalesce(d.failed, 0) AS failed, coalesce(d.uncertain, 0) AS uncertain,
@@ -164,8 +165,9 @@ LEFT JOIN (
 LEFT JOIN (
     SELECT e.queue_id, count(*) FILTER (WHERE e.state = 'sent') AS sent,
            count(*) FILTER (WHERE e.kind IN ('deferred', 'failed', 'uncertain', 'held')) AS not_sent
-    FROM mail.event e WHERE e.id > (SELECT mail._event_before(clock_timestamp() - interval '1 minute')) GROUP BY e.queue_id) r ON r.queue_id = q.id;
-COMMENT ON VIEW mail.queue_stats IS 'One row for each queue. Counts what waits: half a second for a million messages.';
+    FROM mail.event e WHERE e.id > (SELECT mail._event_before(clock_timestamp() - interval '1 minute')) GROUP BY e.queue_id) r ON r.queue_id = q.id
+WHERE (SELECT pg_has_role(current_user, 'mail_reader', 'MEMBER')) OR mail._administers(quote_ident(current_user)::regrole, q.owner);
+COMMENT ON VIEW mail.queue_stats IS 'One row for each queue; for a mail_tenant, for each that it owns. Counts what waits: half a second for a million messages.';
 COMMENT ON COLUMN mail.queue_stats.queue IS 'Name of the queue.';
 COMMENT ON COLUMN mail.queue_stats.transport IS 'smtp, capture or external.';
 COMMENT ON COLUMN mail.queue_stats.paused IS 'Whether it is paused.';
@@ -188,7 +190,7 @@ COMMENT ON COLUMN mail.workers.in_flight IS 'Messages it has in flight.';
 COMMENT ON COLUMN mail.workers.preloaded IS 'Whether the launcher keeps it running (shared_preload_libraries).';
 
 CREATE VIEW mail.relay_stats AS
-SELECT r.name AS relay, r.enabled, r.stamp IS NOT DISTINCT FROM mail._stamp() AS armed,
+SELECT r.name AS relay, r.enabled, coalesce(r.stamp = mail._stamp(), false) AS armed,
        CASE WHEN t.relay_id IS NULL THEN 'up' WHEN t.suspended_until > clock_timestamp() THEN 'suspended' ELSE 'probing' END AS state,
        t.since AS down_since, t.suspended_until, t.failures, t.error AS last_error,
        coalesce(e.sent, 0) AS sent_last_minute, coalesce(e.not_sent, 0) AS failures_last_minute, t.rule
@@ -223,33 +225,63 @@ COMMENT ON COLUMN mail.domain_stats.rule IS 'The reply rule that decided.';
 COMMENT ON COLUMN mail.domain_stats.reason IS 'The reply.';
 
 -- SECURITY DEFINER: it looks at tables that a reader has no right to and tells only what it finds.
+-- Compiling it (jit) takes a second, running it some milliseconds.
 CREATE FUNCTION mail.health(OUT severity text, OUT "check" text, OUT detail text, OUT hint text) RETURNS SETOF record
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     -- Not what a rule asked for and is over before somebody could look: providers throttle like that all day.
     WITH trouble AS (
         SELECT t.* FROM mail.relay_trouble t
         WHERE t.rule IS NULL OR t.suspended_until > clock_timestamp() AND t.suspended_until >= t.since + interval '1 minute')
     SELECT 'critical', 'worker', 'no delivery worker runs in this database'
                || CASE WHEN w.n > 0 THEN format(' and %s messages are due', w.n) ELSE '' END,
-           CASE WHEN mail._preloaded() THEN 'The launcher starts it within seconds; see the server log, and max_worker_processes.'
+           CASE WHEN NOT has_database_privilege('mail_worker', current_database(), 'CONNECT')
+                THEN format('It connects as mail_worker, which may not: GRANT CONNECT ON DATABASE %I TO mail_worker.', current_database())
+                WHEN NOT (SELECT r.rolcanlogin FROM pg_roles r WHERE r.rolname = 'mail_worker')
+                THEN 'It connects as mail_worker, which may not: ALTER ROLE mail_worker LOGIN CONNECTION LIMIT 0.'
+                WHEN mail._preloaded() THEN 'The launcher starts it within seconds; see the server log, and max_worker_processes.'
                 ELSE 'Call mail.start_worker(), and set shared_preload_libraries = ''pgmq_mail'' so that it starts by itself.' END
     FROM (SELECT count(*) AS n FROM mail.pending p JOIN mail.queue q ON q.id = p.queue_id
           WHERE q.transport <> 'external' AND p.due_at <= clock_timestamp()) w
     WHERE NOT pg_is_in_recovery() AND NOT EXISTS (SELECT FROM mail.workers)
     UNION ALL
+    SELECT 'critical', 'worker', format('the delivery worker cannot do its work since %s', date_trunc('second', f.since)),
+           'The server log says why: look for "pgmq_mail worker". It tries again, and no mail is repeated as long as it runs.'
+    FROM (SELECT mail._failing_since() AS since) f
+    WHERE f.since < clock_timestamp() - interval '5 seconds' AND EXISTS (SELECT FROM mail.workers)
+    UNION ALL
     SELECT 'warning', 'preload', 'the worker runs until the next restart of the server only',
            'Set shared_preload_libraries = ''pgmq_mail'' and restart when it suits.'
     WHERE NOT mail._preloaded() AND EXISTS (SELECT FROM mail.workers)
     UNION ALL
-    SELECT 'warning', 'delivery', format('delivery is "%s" in this server''s configuration', current_setting('pgmq_mail.delivery')),
-           'Set pgmq_mail.delivery = on and reload when mail shall go out.'
-    WHERE current_setting('pgmq_mail.delivery') <> 'on'
+    SELECT 'critical', 'standby',
+           format('commits wait for %s synchronous standby%s, and %s there: no mail goes out', s.needed, CASE s.needed WHEN 1 THEN '' ELSE 's' END,
+                  CASE s.there WHEN 0 THEN 'none is' WHEN 1 THEN '1 is' ELSE s.there || ' are' END),
+           'If it was promoted, this server is the old primary: stop it. Else bring it back, or take it out of synchronous_standby_names and reload; a failover can then lose what was confirmed.'
+    FROM (SELECT coalesce(substring(n.names FROM '(?i)^[[:space:]]*(?:(?:any|first)[[:space:]]+)?([0-9]+)[[:space:]]*[(]'), '1')::bigint AS needed,
+                 (SELECT count(*) FROM pg_stat_replication r WHERE r.sync_state IN ('sync', 'quorum')) AS there
+          FROM (SELECT current_setting('synchronous_standby_names') AS names) n WHERE n.names <> '') s
+    WHERE s.there < s.needed AND NOT pg_is_in_recovery()
+    UNION ALL
+    SELECT CASE WHEN s.trouble IS NULL THEN 'warning' ELSE 'critical' END, 'delivery',
+           format('delivery is "%s" in this server''s configuration', s.delivery)
+               || CASE WHEN s.trouble IS NOT NULL THEN ', and nothing goes out: ' || s.trouble
+                       WHEN s.delivery = 'redirect' THEN ': all mail goes to ' || current_setting('pgmq_mail.redirect_to') ELSE '' END,
+           CASE WHEN s.trouble IS NOT NULL THEN 'Set pgmq_mail.redirect_to and reload.'
+                WHEN s.delivery = 'redirect' THEN 'Set pgmq_mail.delivery = on and reload when mail shall reach its recipients.'
+                ELSE 'Set pgmq_mail.delivery = on and reload when mail shall go out.' END
+    FROM (SELECT current_setting('pgmq_mail.delivery') AS delivery, mail._redirect_trouble() AS trouble) s WHERE s.delivery <> 'on'
     UNION ALL
     SELECT 'critical', 'armed',
            CASE WHEN r.stamp LIKE 'disarmed%' THEN format('relay "%s" was %s', r.name, r.stamp)
+                WHEN mail._stamp() IS NULL
+                THEN format('relay "%s" delivers nothing: pgmq_mail.token_file cannot be used: %s', r.name, mail._token_trouble())
+                WHEN substring(r.stamp FROM '^[0-9]+:[0-9]+') = substring(mail._stamp() FROM '^[0-9]+:[0-9]+')
+                THEN format('relay "%s" was armed with another pgmq_mail.token_file, or without one, and delivers nothing', r.name)
+                WHEN r.stamp IS NULL THEN format('relay "%s" was configured while pgmq_mail.token_file could not be used, and delivers nothing', r.name)
                 ELSE format('relay "%s" was configured in another database and delivers nothing', r.name) END,
-           'If this database shall send mail, call mail.arm().'
-    FROM mail.relay r WHERE r.enabled AND r.stamp IS DISTINCT FROM mail._stamp()
+           CASE WHEN mail._stamp() IS NULL THEN 'Bring the file back, or correct the setting, and reload. If it was taken away so that nothing is sent, leave it.'
+                ELSE 'If this database shall send mail, call mail.arm(), which also sends what waits; in a copy leave it, or purge first.' END
+    FROM mail.relay r WHERE r.enabled AND (r.stamp = mail._stamp()) IS NOT TRUE
     UNION ALL
     SELECT 'critical', 'secret', format('relay "%s" has a username but its secret is missing', r.name),
            'Set mail.relay.secret again: secrets are not part of a dump.'
@@ -289,6 +321,18 @@ CREATE FUNCTION mail.health(OUT severity text, OUT "check" text, OUT detail text
            'Correct its relay, insert that relay, or switch the rule off.'
     FROM mail.reply_rule u WHERE u.enabled AND u.relay IS NOT NULL AND NOT EXISTS (SELECT FROM mail.relay r WHERE r.name = u.relay)
     UNION ALL
+    SELECT 'warning', 'sender_grant',
+           CASE WHEN g.role NOT IN (SELECT r.rolname FROM pg_roles r) THEN format('the grant to send as %s is for a role "%s" that does not exist', g.sender, g.role)
+                ELSE format('the grant to send as %s is for a queue "%s" that does not exist', g.sender, g.queue) END,
+           'Nobody may use it. Correct its row in mail.sender_grant, or delete it.'
+    FROM mail.sender_grant g
+    WHERE g.role NOT IN (SELECT r.rolname FROM pg_roles r)
+       OR g.queue IS NOT NULL AND NOT EXISTS (SELECT FROM mail.queue q WHERE q.name = g.queue)
+    UNION ALL
+    SELECT 'warning', 'owner', format('queue "%s" belongs to a role "%s" that does not exist', q.name, q.owner),
+           'Only members of mail_admin may use it. Correct its owner.'
+    FROM mail.queue q WHERE q.owner IS NOT NULL AND q.owner NOT IN (SELECT r.rolname FROM pg_roles r)
+    UNION ALL
     SELECT 'critical', 'dkim', format('key "%s" of %s cannot be used, so that mail from there goes without its signature: %s', k.selector, k.domain, t.error),
            'Correct its row in mail.dkim_key, or the file that it refers to and reload; a dump holds no private keys.'
     FROM mail.dkim_trouble t JOIN mail.dkim_key k ON (k.domain, k.selector) = (t.domain, t.selector) WHERE k.enabled
@@ -298,6 +342,16 @@ CREATE FUNCTION mail.health(OUT severity text, OUT "check" text, OUT detail text
     FROM mail.queue q
     WHERE q.transport = 'smtp'
       AND NOT EXISTS (SELECT FROM mail.relay r WHERE r.enabled AND (q.relays = '{}' OR r.name = ANY (q.relays)))
+    UNION ALL
+    -- Of each queue those that were put off first are looked at.
+    SELECT 'critical', 'relays', format('%s messages in queue "%s" wait: %s', w.n, q.name, w.why),
+           'Insert a relay for that domain, or correct the relays'' recipient_domains and sender_domains.'
+    FROM mail.queue q CROSS JOIN LATERAL (
+        SELECT count(*) AS n, min(e.text) AS why
+        FROM (SELECT x.id FROM mail.pending x WHERE x.queue_id = q.id AND x.waits_for IS NOT NULL ORDER BY x.waits_for, x.rank, x.due_at, x.id LIMIT 1000) p
+        CROSS JOIN LATERAL (SELECT v.text FROM mail.event v WHERE v.message_id = p.id ORDER BY v.id DESC LIMIT 1) e
+        WHERE e.text LIKE 'no relay of its queue serves %') w
+    WHERE w.n > 0
     UNION ALL
     SELECT CASE WHEN s.down > 0 THEN 'critical' ELSE 'warning' END, 'relays',
            format('all relays of queue "%s" are %s: %s', q.name,
@@ -355,7 +409,7 @@ CREATE FUNCTION mail.health(OUT severity text, OUT "check" text, OUT detail text
     FROM mail.queue_stats s WHERE s.failed > 0
     UNION ALL
     SELECT 'warning', 'uncertain', format('queue "%s" holds %s messages that may have been delivered', s.queue, s.uncertain),
-           'See mail.dead_letters; mail.retry(id) sends one again.'
+           'Look for message_id of mail.dead_letters in the relay''s log: where it is there mail.dismiss(id), where it is not mail.retry(id).'
     FROM mail.queue_stats s WHERE s.uncertain > 0;
 $$;
 COMMENT ON FUNCTION mail.health() IS 'One row for each finding (severity: critical or warning); none when all is well.';

@@ -1,9 +1,34 @@
--- All rights in one place. Nothing is granted to PUBLIC.
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA mail FROM PUBLIC;
-REVOKE ALL ON ALL TABLES IN SCHEMA mail FROM PUBLIC;
-REVOKE ALL ON TYPE mail.claimed FROM PUBLIC;
+-- All rights in one place. Nothing is granted to PUBLIC, and nothing stays that ALTER DEFAULT PRIVILEGES gave to anybody.
+DO $$
+DECLARE
+    statement text;
+BEGIN
+    FOR statement IN
+        SELECT DISTINCT format('REVOKE ALL ON %s %s FROM %s', o.kind, o.name,
+                               CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
+        FROM (
+            SELECT 'SCHEMA' AS kind, 'mail' AS name, n.nspowner AS owner, coalesce(n.nspacl, acldefault('n', n.nspowner)) AS acl
+            FROM pg_namespace n WHERE n.nspname = 'mail'
+            UNION ALL
+            SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass::text, c.relowner,
+                   coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))
+            FROM pg_class c WHERE c.relnamespace = 'mail'::regnamespace AND c.relkind IN ('r', 'v', 'S')
+            UNION ALL
+            SELECT 'FUNCTION', p.oid::regprocedure::text, p.proowner, coalesce(p.proacl, acldefault('f', p.proowner))
+            FROM pg_proc p WHERE p.pronamespace = 'mail'::regnamespace
+            UNION ALL
+            SELECT 'TYPE', t.oid::regtype::text, t.typowner, coalesce(t.typacl, acldefault('T', t.typowner))
+            FROM pg_type t JOIN pg_class c ON c.oid = t.typrelid
+            WHERE t.typnamespace = 'mail'::regnamespace AND c.relkind = 'c') o, -- row types need the schema anyway, and pg_dump warns of each
+            aclexplode(o.acl) a
+        WHERE a.grantee <> o.owner
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+END
+$$;
 
-GRANT USAGE ON SCHEMA mail TO mail_sender, mail_consumer, mail_reader, mail_admin, mail_worker;
+GRANT USAGE ON SCHEMA mail TO mail_sender, mail_consumer, mail_tenant, mail_reader, mail_admin, mail_worker, mail_views;
 
 GRANT EXECUTE ON FUNCTION
     mail.enqueue(text, text, text, text, text, text, text, jsonb, text, timestamptz, timestamptz, integer, text, text, text, jsonb, text),
@@ -24,47 +49,74 @@ GRANT EXECUTE ON FUNCTION
     mail.nack(bigint, bigint, text, interval, boolean), mail.extend(bigint, bigint, interval), mail.release(bigint, bigint)
     TO mail_consumer, mail_admin;
 
--- These views belong to mail_reader and not to a superuser, so that the policies hold for whoever uses them: a
--- mail_sender sees there what it enqueued itself.
-GRANT SELECT ON mail.message, mail.event, mail.pending, mail.lease, mail.dead_letter, mail.capture TO mail_reader;
-ALTER TABLE mail.message ENABLE ROW LEVEL SECURITY;
-ALTER TABLE mail.event ENABLE ROW LEVEL SECURITY;
-CREATE POLICY message_visible ON mail.message FOR SELECT TO mail_reader USING (
-    enqueued_by = current_user
-    OR (SELECT pg_catalog.pg_has_role(current_user, 'mail_reader', 'MEMBER') OR pg_catalog.pg_has_role(current_user, 'mail_admin', 'MEMBER')));
-CREATE POLICY event_visible ON mail.event FOR SELECT TO mail_reader USING (
-    (SELECT pg_catalog.pg_has_role(current_user, 'mail_reader', 'MEMBER') OR pg_catalog.pg_has_role(current_user, 'mail_admin', 'MEMBER'))
-    OR EXISTS (SELECT FROM mail.message m WHERE m.id = event.message_id AND m.enqueued_by = current_user));
-ALTER TABLE mail.dead_letter ENABLE ROW LEVEL SECURITY;
-CREATE POLICY dead_letter_visible ON mail.dead_letter FOR SELECT TO mail_reader USING (
-    (SELECT pg_catalog.pg_has_role(current_user, 'mail_reader', 'MEMBER') OR pg_catalog.pg_has_role(current_user, 'mail_admin', 'MEMBER'))
-    OR EXISTS (SELECT FROM mail.message m WHERE m.id = dead_letter.id AND m.enqueued_by = current_user));
-CREATE POLICY dead_letter_worker ON mail.dead_letter TO mail_worker USING (true);
-CREATE POLICY message_worker ON mail.message TO mail_worker USING (true);
-CREATE POLICY event_worker ON mail.event TO mail_worker USING (true);
-ALTER VIEW mail.messages OWNER TO mail_reader;
-ALTER VIEW mail.dead_letters OWNER TO mail_reader;
-ALTER VIEW mail.events OWNER TO mail_reader;
-ALTER VIEW mail.captured OWNER TO mail_reader;
-GRANT SELECT ON mail.messages, mail.dead_letters, mail.events TO mail_sender, mail_reader, mail_admin;
+-- These views belong to mail_views and not to a superuser, so that the policies hold for whoever uses them: a
+-- mail_tenant sees there what is in its queues, a mail_sender what it enqueued itself. Nobody is a member of it: who owns
+-- a view can have others run what he likes. What is asked once for a query stands in a subquery of its own.
+GRANT SELECT ON mail.message, mail.event, mail.pending, mail.lease, mail.dead_letter, mail.capture TO mail_views, mail_reader;
+GRANT SELECT ON mail.queue TO mail_views;
+DO $$
+DECLARE
+    sees_all text := $q$(SELECT pg_catalog.pg_has_role(current_user, 'mail_reader', 'MEMBER') OR pg_catalog.pg_has_role(current_user, 'mail_admin', 'MEMBER'))$q$;
+    own      text := $q$ARRAY(SELECT q.id FROM mail.queue q WHERE q.owner IS NOT NULL AND mail._administers(pg_catalog.quote_ident(current_user)::pg_catalog.regrole, q.owner))$q$;
+BEGIN
+    EXECUTE format('CREATE POLICY message_visible ON mail.message FOR SELECT TO mail_views, mail_reader
+        USING (enqueued_by = current_user OR %s OR queue_id = ANY (%s))', sees_all, own);
+    EXECUTE format('CREATE POLICY event_visible ON mail.event FOR SELECT TO mail_views, mail_reader
+        USING (%s OR queue_id = ANY (%s) OR EXISTS (SELECT FROM mail.message m WHERE m.id = event.message_id AND m.enqueued_by = current_user))', sees_all, own);
+    EXECUTE format('CREATE POLICY dead_letter_visible ON mail.dead_letter FOR SELECT TO mail_views, mail_reader
+        USING (%s OR queue_id = ANY (%s) OR EXISTS (SELECT FROM mail.message m WHERE m.id = dead_letter.id AND m.enqueued_by = current_user))', sees_all, own);
+    EXECUTE format('CREATE POLICY capture_visible ON mail.capture FOR SELECT TO mail_views, mail_reader
+        USING (%s OR EXISTS (SELECT FROM mail.message m WHERE m.id = capture.message_id AND m.queue_id = ANY (%s)))', sees_all, own);
+END
+$$;
+-- A consumer reads the files of messages in queues that it may use, a sender its own.
+CREATE POLICY attachment_visible ON mail.attachment FOR SELECT TO mail_reader, mail_admin USING (true);
+CREATE POLICY attachment_consumed ON mail.attachment FOR SELECT TO mail_consumer
+    USING (EXISTS (SELECT FROM mail.message_attachment a WHERE a.attachment_id = attachment.id));
+CREATE POLICY attachment_own ON mail.attachment TO mail_sender, mail_admin
+    USING (attached_by = current_user) WITH CHECK (attached_by = current_user);
+CREATE POLICY message_attachment_visible ON mail.message_attachment FOR SELECT TO mail_reader, mail_admin USING (true);
+CREATE POLICY message_attachment_consumed ON mail.message_attachment FOR SELECT TO mail_consumer USING (mail._may_read(message_id));
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['message', 'event', 'dead_letter', 'capture', 'attachment', 'message_attachment', 'relay_secret', 'dkim_secret'] LOOP
+        EXECUTE format('ALTER TABLE mail.%1$I ENABLE ROW LEVEL SECURITY; CREATE POLICY %2$I ON mail.%1$I TO mail_worker USING (true)', name, name || '_worker');
+    END LOOP;
+END
+$$;
+ALTER VIEW mail.messages OWNER TO mail_views;
+ALTER VIEW mail.dead_letters OWNER TO mail_views;
+ALTER VIEW mail.events OWNER TO mail_views;
+ALTER VIEW mail.captured OWNER TO mail_views;
+GRANT SELECT ON mail.messages, mail.dead_letters, mail.events TO mail_sender, mail_tenant, mail_reader, mail_admin;
+GRANT SELECT ON mail.queue_stats, mail.captured TO mail_tenant;
+-- What policies and views ask, with the rights of whoever looks.
+GRANT EXECUTE ON FUNCTION mail._may_use(oid, text), mail._administers(oid, text) TO mail_views, mail_sender, mail_tenant, mail_reader, mail_admin;
+GRANT EXECUTE ON FUNCTION mail._may_read(bigint) TO mail_consumer, mail_admin;
 GRANT SELECT ON mail.queue_stats, mail.relay_stats, mail.domain_stats, mail.workers, mail.captured
     TO mail_reader, mail_admin;
-GRANT EXECUTE ON FUNCTION mail.health(), mail._workers(), mail._event_before(timestamptz), mail._stamp(), mail._as_text(bytea) TO mail_reader, mail_admin;
-GRANT EXECUTE ON FUNCTION mail.wait_idle(text, interval) TO mail_sender, mail_consumer, mail_reader, mail_admin;
+GRANT EXECUTE ON FUNCTION mail.health(), mail._workers(), mail._stamp(), mail._token_trouble(), mail._failing_since() TO mail_reader, mail_admin;
+GRANT EXECUTE ON FUNCTION mail._event_before(timestamptz), mail._as_text(bytea) TO mail_tenant, mail_reader, mail_admin;
+GRANT EXECUTE ON FUNCTION
+    mail.pause(text), mail.resume(text), mail.retry(bigint), mail.dismiss(bigint), mail.retry_dead_letters(text, timestamptz), mail.purge(text, boolean),
+    mail.cancel(bigint)
+    TO mail_tenant, mail_admin;
+GRANT EXECUTE ON FUNCTION mail.wait_idle(text, interval) TO mail_sender, mail_consumer, mail_tenant, mail_reader, mail_admin;
 
-GRANT SELECT, INSERT, UPDATE, DELETE ON mail.relay, mail.queue, mail.domain_limit, mail.reply_rule, mail.template, mail.dkim_key TO mail_admin;
-GRANT USAGE ON SEQUENCE mail.relay_id_seq, mail.queue_id_seq TO mail_admin;
-GRANT SELECT ON mail.relay, mail.queue, mail.domain_limit, mail.reply_rule, mail.template, mail.template_history, mail.dkim_key TO mail_reader;
+GRANT SELECT, INSERT, UPDATE, DELETE ON mail.relay, mail.queue, mail.domain_limit, mail.reply_rule, mail.sender_grant, mail.template, mail.dkim_key TO mail_admin;
+GRANT USAGE ON SEQUENCE mail.relay_id_seq, mail.queue_id_seq, mail.sender_grant_id_seq TO mail_admin;
+GRANT SELECT ON mail.relay, mail.queue, mail.domain_limit, mail.reply_rule, mail.sender_grant, mail.template, mail.template_history, mail.dkim_key TO mail_reader;
 GRANT SELECT ON mail.template_history TO mail_admin;
 GRANT EXECUTE ON FUNCTION
-    mail._check_address(text, text), mail._check_relay_url(text), mail._check_pattern(text), mail._has_group(text, text), mail._are_domains(text[]), mail._queue(text),
-    mail.pause(text), mail.resume(text), mail.retry(bigint), mail.dismiss(bigint), mail.retry_dead_letters(text, timestamptz), mail.purge(text, boolean),
+    mail._check_address(text, text), mail._check_relay_url(text), mail._check_pattern(text), mail._has_group(text, text), mail._are_domains(text[]), mail._sender_pattern(text),
     mail.arm(), mail.disarm(text), mail.start_worker(), mail.stop_worker(), mail.test_relay(text, text),
     mail.activate_template(text, integer, text), mail.rollback_template(text, text), mail.generate_dkim_key(text, text, text), mail._new_dkim_key(text)
     TO mail_admin;
 
 -- The worker owns nothing.
-GRANT SELECT ON mail.template, mail.dkim_key, mail.dkim_secret, mail.attachment, mail.message_attachment TO mail_worker;
+GRANT SELECT ON mail.template, mail.dkim_key, mail.dkim_secret, mail.attachment, mail.message_attachment, mail.installation TO mail_worker;
 GRANT DELETE ON mail.attachment, mail.message_attachment TO mail_worker;
 GRANT UPDATE ON mail.attachment TO mail_worker; -- to lock rows
 GRANT SELECT, INSERT, DELETE ON mail.dkim_trouble TO mail_worker;

@@ -92,6 +92,7 @@ pub fn invalid(error: Invalid) -> ! {
         InvalidKind::BadValue => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         InvalidKind::Missing => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
         InvalidKind::TooLarge => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        InvalidKind::Denied => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
     };
     raise(code, error.message, error.hint)
 }

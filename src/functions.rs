@@ -6,7 +6,7 @@
 )]
 
 use mail_message::Simple;
-use pgrx::{datum::TimestampWithTimeZone, pg_extern, prelude::*};
+use pgrx::{PgSqlErrorCode, Spi, datum::TimestampWithTimeZone, pg_extern};
 
 use crate::{
     error, pg,
@@ -117,30 +117,38 @@ fn enqueue_element(
     })
 }
 
+/// `mail.cancel` as 0.1.0 declares it. Goes when that is served no longer.
 #[pg_extern(sql = false)]
 fn cancel(id: i64) -> bool {
-    let owner = queues::get().owner;
+    if pg::in_recovery() {
+        error::read_only("cancel a message");
+    }
     let caller = pg::current_role();
-    let result = pg::as_role(owner, || {
-        Spi::get_one_with_args::<bool>(
-            "SELECT mail._cancel($1, $2)",
-            &[id.into(), caller.as_str().into()],
-        )
-    });
-    match result {
+    let queues = queues::held();
+    let cancelled = if queues.since_0_2 {
+        // An update came in between.
+        Spi::get_one_with_args::<bool>("SELECT mail.cancel($1)", &[id.into()])
+    } else {
+        pg::as_role(queues.owner, || {
+            let args = [id.into(), caller.name.as_str().into()];
+            Spi::get_one_with_args::<bool>("SELECT mail._cancel($1, $2)", &args)
+        })
+    };
+    match cancelled {
         Ok(cancelled) => cancelled.unwrap_or(false),
         Err(e) => error::raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, e.to_string(), None),
     }
 }
 
 #[pg_extern(sql = false)]
-fn stamp() -> String {
-    pg::stamp()
+fn preloaded() -> bool {
+    pg::preloaded()
 }
 
 #[pg_extern(sql = false)]
-fn preloaded() -> bool {
-    pg::preloaded()
+fn failing_since() -> Option<TimestampWithTimeZone> {
+    let since = pg::SlotHandle::find(pg::database())?.failing_since()?;
+    TimestampWithTimeZone::try_from(since).ok()
 }
 
 #[pg_extern(sql = false)]

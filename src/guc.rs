@@ -12,9 +12,13 @@ pub enum Delivery {
     on,
     /// Nothing is claimed for relays.
     hold,
+    /// All mail goes to one address.
+    redirect,
 }
 
 pub static DELIVERY: GucSetting<Delivery> = GucSetting::<Delivery>::new(Delivery::on);
+pub static REDIRECT_TO: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+pub static TOKEN_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 pub static NODE_ID: GucSetting<i32> = GucSetting::<i32>::new(0);
 pub static MAX_MESSAGE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(35 * 1024);
 pub static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(1000);
@@ -26,11 +30,27 @@ pub static SECRETS_DIRECTORY: GucSetting<Option<CString>> =
 pub fn register() {
     GucRegistry::define_enum_guc(
         c"pgmq_mail.delivery",
-        c"Whether mail leaves this server: on, or hold for staging copies.",
-        c"Default on. With hold, queues with transport smtp keep their messages. Takes effect on reload.",
+        c"Whether mail leaves this server: on, or hold or redirect for staging copies.",
+        c"Default on. With hold, queues with transport smtp keep their messages; with redirect, all that they send goes to pgmq_mail.redirect_to. Takes effect on reload.",
         &DELIVERY,
         GucContext::Sighup,
         GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"pgmq_mail.redirect_to",
+        c"The one address that all mail goes to with pgmq_mail.delivery = redirect.",
+        c"Default: none, and redirect sends nothing. Takes effect on reload.",
+        &REDIRECT_TO,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"pgmq_mail.token_file",
+        c"File outside the data directory that relays are armed with: without it, or with another content, they deliver nothing.",
+        c"Default: none. After setting it, or changing the file, reload and call mail.arm() in each database. Takes effect on reload.",
+        &TOKEN_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
     );
     GucRegistry::define_int_guc(
         c"pgmq_mail.node_id",

@@ -9,6 +9,8 @@ mod dkim;
 mod error;
 mod functions;
 mod guc;
+mod look;
+mod outgoing;
 #[allow(
     unsafe_code,
     reason = "the one place that talks to Postgres' C interface"
@@ -19,6 +21,8 @@ mod probe;
 mod produce;
 mod queues;
 mod relays;
+mod senders;
+mod stamp;
 mod state;
 mod templates;
 mod worker;

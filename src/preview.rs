@@ -4,10 +4,12 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use mail_message::{Extras, File, Prepared};
-use pgrx::{PgSqlErrorCode, Spi};
+use pgrx::PgSqlErrorCode;
 
 use crate::{
-    error, pg,
+    error,
+    look::look,
+    pg,
     produce::{self, Form},
     queues, templates,
 };
@@ -24,19 +26,19 @@ struct Preview {
 
 fn preview(message: &str, queue: &str) -> Preview {
     let queues = queues::get();
-    let queue = queues.by_name(queue);
+    let caller = pg::current_role();
+    let queue = queues.by_name(queue, &caller);
     if queue.external {
         error::bad_argument(
             format!("queue \"{}\" has transport external", queue.name),
             Some("What becomes of its messages is up to the programs that claim them."),
         );
     }
-    let caller = pg::current_role();
     pg::as_role(queues.owner, || {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs().cast_signed());
-        let prepared = produce::prepare(&Form::Json(message), queue, now, &caller);
+        let prepared = produce::prepare(&Form::Json(message), &queues, queue, now, &caller);
         let rendered = mail_message::template_of(&prepared.content)
             .map(|template| templates::render(&template))
             .transpose()
@@ -82,7 +84,9 @@ fn files(prepared: &Prepared) -> Vec<Vec<Bytes>> {
         File::Stored(id) => {
             let query =
                 "SELECT a.content FROM mail.attachment a WHERE a.id OPERATOR(pg_catalog.=) $1";
-            let content = Spi::get_one_with_args::<Vec<u8>>(query, &[(*id).into()]);
+            let content = look(query, &[(*id).into()], |rows| {
+                rows.first().get_one::<Vec<u8>>()
+            });
             Bytes::from(content.unwrap_or_else(|e| internal(&e)).unwrap_or_default())
         }
     };
@@ -95,9 +99,11 @@ fn is_signed(domain: &str) -> bool {
                  WHERE t.domain OPERATOR(pg_catalog.=) k.domain AND t.selector OPERATOR(pg_catalog.=) k.selector) AND (k.domain OPERATOR(pg_catalog.=) $1 \
                  OR pg_catalog.right($1, pg_catalog.length(k.domain) OPERATOR(pg_catalog.+) 1) \
                     OPERATOR(pg_catalog.=) pg_catalog.concat('.', k.domain)))";
-    Spi::get_one_with_args::<bool>(query, &[domain.into()])
-        .unwrap_or_else(|e| internal(&e))
-        .unwrap_or_default()
+    look(query, &[domain.into()], |rows| {
+        rows.first().get_one::<bool>()
+    })
+    .unwrap_or_else(|e| internal(&e))
+    .unwrap_or_default()
 }
 
 fn internal(e: &pgrx::spi::Error) -> ! {

@@ -18,6 +18,7 @@ use crate::{
     guc::{self, Delivery},
     pg::{self, doorbell::Doorbell},
     relays::{self, Access, Secret},
+    stamp,
 };
 
 const TEXT: &str =
@@ -120,9 +121,9 @@ fn row_of(row: &SpiHeapTupleData<'_>) -> pgrx::spi::Result<Row> {
 
 /// Whether this database may speak with the relay, and may send through it.
 fn check(name: &str, row: &Row, sending: bool) {
-    if row.stamp != Some(pg::stamp()) {
+    if row.stamp.is_none() || row.stamp != stamp::stamp().ok() {
         let message = format!("relay \"{name}\" is not armed in this database");
-        let hint = "It was configured in another database, or mail.disarm() was called. If this database shall send mail, call mail.arm().";
+        let hint = "It was configured in another database or with another pgmq_mail.token_file, or mail.disarm() was called. If this database shall send mail, call mail.arm().";
         wrong_state(message, Some(hint));
     }
     if !sending {
@@ -176,6 +177,7 @@ fn compose(
         external: false,
         render: &|template| Err(Invalid::unknown_template(&template.name)),
         stored: &|id| Err(Invalid::unknown_attachment(id)),
+        may_send_as: None,
     };
     let prepared =
         mail_message::prepare_simple(&simple, &context).unwrap_or_else(|e| error::invalid(e));

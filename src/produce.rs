@@ -17,7 +17,7 @@ use pgrx::{
 use crate::{
     error, guc, pg,
     queues::{self, Queue, Queues},
-    templates,
+    senders, templates,
 };
 
 const MAX_KEY: usize = 1024;
@@ -44,7 +44,7 @@ struct Accepted<'a> {
     id: i64,
     queue: &'a Queue,
     schedule: &'a Schedule,
-    caller: String,
+    caller: &'a str,
     prepared: Prepared,
     now: i64,
 }
@@ -59,13 +59,13 @@ pub fn enqueue(form: &Form<'_>, schedule: &Schedule) -> i64 {
     if pg::in_recovery() {
         error::read_only("enqueue a message");
     }
+    let caller = pg::current_role();
     let queues = queues::held();
-    let queue = queues.by_name(&schedule.queue);
+    let queue = queues.by_name(&schedule.queue, &caller);
     check(schedule);
     pg::as_role(queues.owner, || queue.check_it_is_there());
-    let caller = pg::current_role();
     pg::as_role(queues.owner, || {
-        accept(form, schedule, &queues, queue, caller)
+        accept(form, schedule, &queues, queue, &caller)
     })
 }
 
@@ -74,11 +74,11 @@ fn accept(
     schedule: &Schedule,
     queues: &Queues,
     queue: &Queue,
-    caller: String,
+    caller: &pg::Role,
 ) -> i64 {
     let now = pg::now();
     let id = new_id(queues, now);
-    let prepared = prepare(form, queue, id, &caller);
+    let prepared = prepare(form, queues, queue, id, caller);
     if let Some(key) = &schedule.idempotency_key
         && let Some(first) = claim_key(queue.id, key, id)
     {
@@ -94,7 +94,7 @@ fn accept(
             id,
             queue,
             schedule,
-            caller,
+            caller: &caller.name,
             prepared,
             now,
         },
@@ -112,7 +112,15 @@ fn new_id(queues: &Queues, now: i64) -> i64 {
 }
 
 /// Checks the message and writes its canonical form; raises what is wrong with it. With the owner's rights.
-pub fn prepare(form: &Form<'_>, queue: &Queue, id: i64, caller: &str) -> Prepared {
+pub fn prepare(
+    form: &Form<'_>,
+    queues: &Queues,
+    queue: &Queue,
+    id: i64,
+    caller: &pg::Role,
+) -> Prepared {
+    let may_send_as =
+        |field: &str, address: &str| senders::check(&queues.grants, queue, caller, field, address);
     let max_size = usize::try_from(guc::MAX_MESSAGE_SIZE.get()).unwrap_or_default() * 1024;
     let context = Context {
         default_sender: queue.default_sender.as_deref(),
@@ -123,7 +131,8 @@ pub fn prepare(form: &Form<'_>, queue: &Queue, id: i64, caller: &str) -> Prepare
         max_size: queue.max_size.map_or(max_size, |size| size.min(max_size)),
         external: queue.external,
         render: &templates::render,
-        stored: &|id| stored_file(id, caller),
+        stored: &|id| stored_file(id, &caller.name),
+        may_send_as: senders::are_restricted(&queues.grants, queue).then_some(&may_send_as),
     };
     let prepared = match form {
         Form::Simple(simple) => mail_message::prepare_simple(simple, &context),
@@ -161,16 +170,27 @@ fn attach(id: i64, caller: &str, files: &[File]) -> pgrx::spi::Result<()> {
     for (ordinal, file) in files.iter().enumerate() {
         let ordinal = i32::try_from(ordinal).unwrap_or(i32::MAX);
         let stored = match file {
-            File::Stored(stored) => Some(*stored),
+            File::Stored(stored) => *stored,
             File::Bytes(bytes) => Spi::get_one_with_args::<i64>(
                 "INSERT INTO mail.attachment (content, attached_by) VALUES ($1, $2) RETURNING id",
                 &[bytes.as_slice().into(), caller.into()],
-            )?,
+            )?
+            .unwrap_or_default(),
         };
-        Spi::run_with_args(
-            "INSERT INTO mail.message_attachment (message_id, ordinal, attachment_id) VALUES ($1, $2, $3)",
+        // The lock keeps it from being let go of before this transaction ends.
+        let noted = Spi::get_one_with_args::<i64>(
+            "INSERT INTO mail.message_attachment (message_id, ordinal, attachment_id) \
+             SELECT $1, $2, a.id FROM mail.attachment a WHERE a.id OPERATOR(pg_catalog.=) $3 FOR KEY SHARE \
+             RETURNING attachment_id",
             &[id.into(), ordinal.into(), stored.into()],
-        )?;
+        );
+        match noted {
+            Ok(_) => {}
+            Err(pgrx::spi::Error::InvalidPosition) => {
+                error::invalid(Invalid::unknown_attachment(stored))
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -259,7 +279,7 @@ fn insert(queues: &Queues, accepted: &Accepted<'_>) {
         at.into(),
         schedule.send_at.into(),
         schedule.expires_at.into(),
-        caller.as_str().into(),
+        (*caller).into(),
         prepared.envelope_from.as_str().into(),
         prepared.recipients.clone().into(),
         prepared.subject.as_deref().into(),

@@ -1,14 +1,24 @@
 //! What a session remembers of the queues: read once, forgotten when `mail.queue` changes (the table's trigger sends
 //! an invalidation at commit, which a rollback undoes).
 
-use std::rc::Rc;
+use std::{
+    ffi::{CStr, CString},
+    rc::Rc,
+};
 
-use pgrx::{PgSqlErrorCode, Spi, pg_sys};
+use pgrx::{PgSqlErrorCode, pg_sys};
 
-use crate::{cached::Cached, error, pg};
+use crate::{
+    cached::Cached,
+    error,
+    look::look,
+    pg,
+    senders::{self, Grant},
+};
 
 /// One queue, as far as accepting a message needs it.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "columns of the table")]
 pub struct Queue {
     pub id: i32,
     pub name: String,
@@ -19,6 +29,10 @@ pub struct Queue {
     /// Its own limit for a message, in bytes.
     pub max_size: Option<usize>,
     pub bulk: bool,
+    /// Whether only those may be sent as that are granted, even where nothing is.
+    pub restrict_senders: bool,
+    /// The role that it belongs to; `None`: everybody may use it.
+    owner: Option<CString>,
 }
 
 /// All queues, and what else the functions need to find.
@@ -28,6 +42,11 @@ pub struct Queues {
     pub owner: pg_sys::Oid,
     pub id_sequence: pg_sys::Oid,
     pub ordering_sequence: pg_sys::Oid,
+    /// Who may send as whom.
+    pub grants: Vec<Grant>,
+    /// Whether the SQL that is installed is that of 0.2.0 or later. Until ALTER EXTENSION UPDATE it may be older than this
+    /// library; the update changes `mail.queue`, so that this is read anew. Goes when 0.1.0 is served no longer.
+    pub since_0_2: bool,
     table: pg_sys::Oid,
     all: Vec<Queue>,
 }
@@ -59,14 +78,25 @@ pub fn held() -> Rc<Queues> {
 }
 
 fn read() -> Queues {
-    let ids = Spi::get_three::<pg_sys::Oid, pg_sys::Oid, pg_sys::Oid>(
+    let ids = look(
         "SELECT c.relowner, c.oid, 'mail.ordering_seq'::pg_catalog.regclass::pg_catalog.oid \
          FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) 'mail.id_seq'::pg_catalog.regclass",
+        &[],
+        |rows| {
+            rows.first()
+                .get_three::<pg_sys::Oid, pg_sys::Oid, pg_sys::Oid>()
+        },
     );
-    let (Ok((Some(owner), Some(id_sequence), Some(ordering_sequence))), Ok(table)) = (
-        ids,
-        Spi::get_one::<pg_sys::Oid>("SELECT 'mail.queue'::pg_catalog.regclass::pg_catalog.oid"),
-    ) else {
+    let table = look(
+        "SELECT 'mail.queue'::pg_catalog.regclass::pg_catalog.oid, pg_catalog.to_regclass('mail.sender_grant') IS NOT NULL",
+        &[],
+        |rows| rows.first().get_two::<pg_sys::Oid, bool>(),
+    );
+    let (
+        Ok((Some(owner), Some(id_sequence), Some(ordering_sequence))),
+        Ok((Some(table), Some(since_0_2))),
+    ) = (ids, table)
+    else {
         let code = PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
         error::raise(
             code,
@@ -74,9 +104,16 @@ fn read() -> Queues {
             None,
         );
     };
-    let table = table.unwrap_or(pg_sys::InvalidOid);
     pg::watch(table);
-    let all = pg::as_role(owner, read_all).unwrap_or_else(|e| {
+    let read = || {
+        let grants = if since_0_2 {
+            senders::read()?
+        } else {
+            Vec::new()
+        };
+        Ok((read_all(since_0_2)?, grants))
+    };
+    let (all, grants) = pg::as_role(owner, read).unwrap_or_else(|e: pgrx::spi::Error| {
         error::raise(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
             format!("could not read mail.queue: {e}"),
@@ -87,17 +124,26 @@ fn read() -> Queues {
         owner,
         id_sequence,
         ordering_sequence,
+        grants,
+        since_0_2,
         table,
         all,
     }
 }
 
-fn read_all() -> pgrx::spi::Result<Vec<Queue>> {
-    Spi::connect(|client| {
-        let query = "SELECT q.id, q.name, q.transport OPERATOR(pg_catalog.=) 'external', q.default_sender, q.return_path, \
-                     coalesce(q.notify, false), q.max_message_size, q.bulk FROM mail.queue q";
+fn read_all(since_0_2: bool) -> pgrx::spi::Result<Vec<Queue>> {
+    let newer = if since_0_2 {
+        "q.restrict_senders, q.owner"
+    } else {
+        "false, NULL::pg_catalog.text"
+    };
+    let query = format!(
+        "SELECT q.id, q.name, q.transport OPERATOR(pg_catalog.=) 'external', q.default_sender, q.return_path, \
+                     coalesce(q.notify, false), q.max_message_size, q.bulk, {newer} FROM mail.queue q"
+    );
+    look(&query, &[], |rows| {
         let mut all = Vec::new();
-        for row in client.select(query, None, &[])? {
+        for row in rows {
             all.push(Queue {
                 id: row.get(1)?.unwrap_or_default(),
                 name: row.get(2)?.unwrap_or_default(),
@@ -109,13 +155,26 @@ fn read_all() -> pgrx::spi::Result<Vec<Queue>> {
                     .get::<i32>(7)?
                     .and_then(|size| usize::try_from(size).ok()),
                 bulk: row.get(8)?.unwrap_or_default(),
+                restrict_senders: row.get(9)?.unwrap_or_default(),
+                owner: row
+                    .get::<String>(10)?
+                    .map(|owner| CString::new(owner).unwrap_or_default()),
             });
         }
         Ok(all)
     })
 }
 
+/// Its members may use every queue.
+const ADMIN: &CStr = c"mail_admin";
+
 impl Queue {
+    fn may_be_used_by(&self, caller: &pg::Role) -> bool {
+        self.owner
+            .as_ref()
+            .is_none_or(|owner| caller.is_member_of(owner) || caller.is_member_of(ADMIN))
+    }
+
     /// Raises 40001 if it was deleted since this transaction's snapshot was taken.
     pub fn check_it_is_there(&self) {
         let query = c"SELECT FROM mail.queue q WHERE q.id OPERATOR(pg_catalog.=) $1";
@@ -131,13 +190,13 @@ impl Queue {
 }
 
 impl Queues {
-    /// The queue of that name; raises 42704.
-    pub fn by_name(&self, name: &str) -> &Queue {
+    /// The queue of that name, which a role may use; raises 42704.
+    pub fn by_name(&self, name: &str, caller: &pg::Role) -> &Queue {
         self.all
             .iter()
-            .find(|queue| queue.name == name)
+            .find(|queue| queue.name == name && queue.may_be_used_by(caller))
             .unwrap_or_else(|| {
-                let hint = "The table mail.queue lists the queues; insert a row to make one.";
+                let hint = "The table mail.queue lists the queues; one that has an owner is there for its members only.";
                 error::missing(format!("queue \"{name}\" does not exist"), Some(hint))
             })
     }

@@ -1,14 +1,18 @@
 //! Relays as configured: from a row to what the pool wants, with the secret behind a reference.
 
 use std::{
+    io::Error,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use mail_relay::{Rate, RelayConfig, RelayUrl};
-use mail_smtp::{AuthMechanism, Credentials, Endpoint, Timeouts, qualified_name};
+use mail_smtp::{AuthMechanism, Credentials, Endpoint, Timeouts, qualified_name, read_file};
 
 use crate::{guc, pg};
+
+/// The octets of a secret file: a private key of the longest kind takes a twentieth of it.
+const MOST_SECRET: u64 = 64 * 1024;
 
 /// What is wrong with a relay's row.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +22,7 @@ pub enum RelayError {
     #[error("pgmq_mail.secrets_directory is not set")]
     NoSecretsDirectory,
     #[error("secret file \"{name}\" cannot be read: {error}")]
-    SecretFile { name: String, error: std::io::Error },
+    SecretFile { name: String, error: Error },
     #[error("its secret is missing")]
     NoSecret,
 }
@@ -141,25 +145,43 @@ pub fn config(row: RelayRow) -> Result<RelayConfig, RelayError> {
     })
 }
 
-/// The secret itself, or the first line of the file that `file:NAME` names. The table's trigger has checked that NAME
-/// holds no path.
+/// The secret itself, or the first line of the file that `file:NAME` names.
 fn resolve(secret: String) -> Result<String, RelayError> {
     let Some(name) = secret.strip_prefix("file:") else {
         return Ok(secret);
     };
     let text = secret_file(name)?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    let line = text.lines().next().unwrap_or_default();
+    if line.is_empty() {
+        return Err(unreadable(name, Error::other("its first line is empty")));
+    }
+    Ok(line.to_owned())
 }
 
-/// What a file in the secrets' directory holds.
+/// What a file in the secrets' directory holds. A link is followed as long as it stays there. No error shows any of the
+/// content.
 pub fn secret_file(name: &str) -> Result<String, RelayError> {
     let directory = guc::SECRETS_DIRECTORY
         .get()
         .ok_or(RelayError::NoSecretsDirectory)?;
-    let path = Path::new(&*directory.to_string_lossy()).join(name);
-    let text = std::fs::read_to_string(path).map_err(|error| RelayError::SecretFile {
+    let directory = Path::new(&*directory.to_string_lossy()).to_owned();
+    read_within(&directory, name).map_err(|error| unreadable(name, error))
+}
+
+fn read_within(directory: &Path, name: &str) -> std::io::Result<String> {
+    let directory = directory.canonicalize()?;
+    let path = directory.join(name).canonicalize()?;
+    if !path.starts_with(&directory) {
+        let error = "it leads out of pgmq_mail.secrets_directory";
+        return Err(Error::other(error));
+    }
+    let content = read_file(&path, MOST_SECRET)?;
+    String::from_utf8(content).map_err(|_| Error::other("it is not text in UTF-8"))
+}
+
+fn unreadable(name: &str, error: Error) -> RelayError {
+    RelayError::SecretFile {
         name: name.to_owned(),
         error,
-    })?;
-    Ok(text)
+    }
 }

@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use mail_message::{Invalid, TemplateResult, TemplateUse};
 use mail_template::{Fault, Part, RenderError, Source, Templates};
-use pgrx::{PgSqlErrorCode, Spi};
+use pgrx::PgSqlErrorCode;
 
-use crate::{cached::Cached, error};
+use crate::{cached::Cached, error, look::look};
 
 thread_local! {
     static CACHE: Cached<Templates> = const { Cached::new() };
@@ -34,11 +34,11 @@ fn read() -> Templates {
 
 /// The rows of the templates in force.
 pub fn sources() -> pgrx::spi::Result<Vec<Source>> {
-    // Not as a read-only statement, which might take an older snapshot than what announced the change.
-    Spi::connect_mut(|client| {
-        let query = "SELECT t.name, t.locale, t.version, t.subject, t.text, t.compiled FROM mail.template t";
+    let query =
+        "SELECT t.name, t.locale, t.version, t.subject, t.text, t.compiled FROM mail.template t";
+    look(query, &[], |rows| {
         let mut all = Vec::new();
-        for row in client.update(query, None, &[])? {
+        for row in rows {
             all.push(Source {
                 name: row.get(1)?.unwrap_or_default(),
                 locale: row.get(2)?.unwrap_or_default(),

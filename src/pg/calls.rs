@@ -27,10 +27,18 @@ pub fn in_recovery() -> bool {
 }
 
 /// Identity of this database: the cluster's system identifier and the database's oid.
-pub fn stamp() -> String {
+pub fn identity() -> String {
     // SAFETY: both read what does not change within a process.
     let (system, database) = unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId) };
     format!("{system}:{}", database.to_u32())
+}
+
+/// The server's data directory.
+pub fn data_directory() -> String {
+    // SAFETY: a C string that is set at the start of the server and stays.
+    unsafe { CStr::from_ptr(pg_sys::DataDir) }
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// The current database.
@@ -45,12 +53,32 @@ pub fn pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
-/// Name of the role whose rights are in force.
-pub fn current_role() -> String {
+/// A role, while it is sure to be there.
+pub struct Role {
+    oid: pg_sys::Oid,
+    /// Its name.
+    pub name: String,
+}
+
+/// The role whose rights are in force.
+pub fn current_role() -> Role {
     // SAFETY: the result is a palloc'd C string; the role exists, since it is in force.
     unsafe {
-        let name = pg_sys::GetUserNameFromId(pg_sys::GetUserId(), false);
-        CStr::from_ptr(name).to_string_lossy().into_owned()
+        let oid = pg_sys::GetUserId();
+        let name = pg_sys::GetUserNameFromId(oid, false);
+        Role {
+            oid,
+            name: CStr::from_ptr(name).to_string_lossy().into_owned(),
+        }
+    }
+}
+
+impl Role {
+    /// Whether it is the role of that name or a member of it, by whatever way; superusers are members of all. Nobody is a
+    /// member of a role that does not exist.
+    pub fn is_member_of(&self, name: &CStr) -> bool {
+        // SAFETY: looks up catalogues' caches, within a transaction.
+        role(name).is_some_and(|role| unsafe { pg_sys::is_member_of_role(self.oid, role) })
     }
 }
 
@@ -85,8 +113,18 @@ pub fn set_synchronous_commit(on: bool) {
     } else {
         pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF
     };
-    // SAFETY: the variable behind the setting of that name; this process sets it nowhere else.
+    // SAFETY: the variable behind the setting of that name. What a commit waits for at a standby stands in another one
+    // that belongs to it, and stays as the session has set it: to `on`.
     unsafe { pg_sys::synchronous_commit = value as i32 };
+}
+
+/// Whether this server has standbys that commits wait for (`synchronous_standby_names`).
+pub fn has_synchronous_standbys() -> bool {
+    // SAFETY: the variable behind the setting of that name: null or a C string, and only this thread changes it.
+    unsafe {
+        let names = pg_sys::SyncRepStandbyNames;
+        !names.is_null() && *names != 0
+    }
 }
 
 /// Writes the WAL of the last commit to disk, if it is not there yet.
@@ -218,18 +256,45 @@ pub fn report_statistics() {
     unsafe { pg_sys::pgstat_report_stat(false) };
 }
 
-/// Starts a dynamic worker's connection: to a database as the bootstrap superuser, or to none.
-pub fn connect(database: Option<pg_sys::Oid>) {
+/// Connects a background worker to a database as a role that may log in. Whatever is run in it can never have more
+/// rights than that role; with no valid one it has those of the cluster's owner.
+pub fn connect(database: pg_sys::Oid, role: pg_sys::Oid) {
     // SAFETY: called once, at the start of a background worker.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, role, 0) };
+}
+
+/// Connects a background worker to no database, so that it sees shared catalogues alone and can run no function and no
+/// statement of anybody.
+pub fn connect_to_none() {
+    // SAFETY: as above.
     unsafe {
-        match database {
-            Some(oid) => {
-                pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, 0);
-            }
-            None => {
-                pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
-            }
+        pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
+    }
+}
+
+/// The role of that name; `None` where there is none. Within a transaction.
+pub fn role(name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: looks up the cache of a shared catalogue; the name is a C string.
+    let role = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (role != pg_sys::InvalidOid).then_some(role)
+}
+
+/// Whether a role may log in. Within a transaction.
+pub fn may_log_in(role: pg_sys::Oid) -> bool {
+    // SAFETY: looks up the cache of a shared catalogue; a pg_authid tuple begins with its fixed-size columns, and is released
+    // after it was read.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::AUTHOID as i32,
+            pg_sys::Datum::from(role),
+        );
+        if tuple.is_null() {
+            return false;
         }
+        let row: pg_sys::Form_pg_authid = pg_sys::GETSTRUCT(tuple).cast();
+        let may = (*row).rolcanlogin;
+        pg_sys::ReleaseSysCache(tuple);
+        may
     }
 }
 

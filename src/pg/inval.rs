@@ -19,6 +19,16 @@ pub fn watch(table: pg_sys::Oid) {
     }
 }
 
+/// Locks that table as a reader does, until the end of this transaction, if it is known: who takes this lock before others
+/// takes them in the order of those who enqueue, and of updates of the extension.
+pub fn lock_watched() {
+    let table = WATCHED.get();
+    if table != pg_sys::InvalidOid {
+        // SAFETY: takes a lock of this transaction on a relation that need not exist.
+        unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock.cast_signed()) };
+    }
+}
+
 /// Whether anything was invalidated since the last call; true the first time.
 pub fn configuration_changed() -> bool {
     CHANGED.replace(false)

@@ -10,6 +10,7 @@ mod init;
 mod inval;
 mod latest;
 mod locks;
+mod owner;
 mod shmem;
 mod signals;
 mod transaction;
@@ -18,7 +19,7 @@ mod wake;
 
 pub use calls::*;
 pub use database::databases;
-pub use inval::{accept, configuration_changed, set_configuration_changed, watch};
+pub use inval::{accept, configuration_changed, lock_watched, set_configuration_changed, watch};
 pub use latest::holds_now;
 pub use locks::{lock_against_deletion, lock_extension, try_bucket_lock, try_worker_lock};
 pub use shmem::{CONFIGURATION, LaneMark, SlotHandle, Status, TIMER, launcher};

@@ -79,6 +79,8 @@ struct Slot {
     status: AtomicU32,
     latch: AtomicPtr<pg_sys::Latch>,
     hold_until: AtomicI64,
+    /// Since when the worker's transactions have failed (microseconds, Postgres' epoch); zero: they do not.
+    failing_since: AtomicI64,
     /// Counts changes of the configuration.
     configuration: AtomicU32,
     /// Due time for marks that found no free lane; every lane starts again from there.
@@ -167,6 +169,7 @@ impl Slot {
         self.status.store(Status::Unknown as u32, SeqCst);
         self.latch.store(ptr::null_mut(), SeqCst);
         self.hold_until.store(i64::MIN, SeqCst);
+        self.failing_since.store(0, SeqCst);
         self.overflow.store(NOTHING, SeqCst);
         for lane in &self.lanes {
             lane.key.store(0, SeqCst);
@@ -289,6 +292,7 @@ impl SlotHandle {
         // SAFETY: MyLatch is this process' latch, in shared memory for as long as the server runs.
         self.0.latch.store(unsafe { pg_sys::MyLatch }, SeqCst);
         self.0.status.store(Status::Running as u32, SeqCst);
+        self.set_failing(false);
     }
 
     /// Says that the worker leaves.
@@ -306,6 +310,19 @@ impl SlotHandle {
             3 => Status::Left,
             _ => Status::Unknown,
         }
+    }
+
+    /// Says whether the worker's transactions fail.
+    pub fn set_failing(self, failing: bool) {
+        let since = if failing { super::now() } else { 0 };
+        if failing != self.failing_since().is_some() {
+            self.0.failing_since.store(since, SeqCst);
+        }
+    }
+
+    /// Since when they have (microseconds, Postgres' epoch).
+    pub fn failing_since(self) -> Option<i64> {
+        Some(self.0.failing_since.load(SeqCst)).filter(|since| *since != 0)
     }
 
     /// Wakes the worker; false if there is none.

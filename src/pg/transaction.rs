@@ -48,6 +48,11 @@ impl Failure {
             code: pgrx::PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
         }
     }
+
+    /// Whether it is such a failure.
+    pub fn is_locked(&self) -> bool {
+        self.code == pgrx::PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+    }
 }
 
 impl From<pgrx::spi::Error> for Failure {

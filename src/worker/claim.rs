@@ -6,14 +6,18 @@ use std::{
 };
 
 use mail_lanes::{InFlight, Key, LaneId};
-use mail_relay::Job;
+use mail_relay::{Job, Transport};
 
 use super::{
     delivery::Worker,
+    redirected::Redirected,
     store::{self, Candidate, QueueConfig},
     stored::Stored,
 };
-use crate::pg::{self, Failure};
+use crate::{
+    outgoing::Outgoing,
+    pg::{self, Failure},
+};
 
 /// Rows locked by one statement.
 const BATCH: usize = 256;
@@ -24,6 +28,7 @@ const SECOND: i64 = 1_000_000;
 pub(super) struct Claimed {
     pub(super) jobs: Vec<Job>,
     pub(super) messages: Vec<(i64, InFlight)>,
+    pub(super) redirected: Vec<(i64, Redirected)>,
     pub(super) scans: Vec<(LaneId, Key, bool)>,
     /// Where another claimer was just deciding on an ordering key.
     pub(super) contended: Vec<(LaneId, Key)>,
@@ -136,6 +141,8 @@ impl Worker {
             .into_iter()
             .map(|body| (body.id, body))
             .collect();
+        // A restore may bring the message later.
+        free.retain(|candidate| bodies.contains_key(&candidate.id));
         let expired: Vec<i64> = ids
             .iter()
             .copied()
@@ -166,13 +173,14 @@ impl Worker {
                     ordering: candidate.ordering,
                 },
             ));
+            let to = self.redirect(queue, candidate.id, body.to, claimed);
             claimed.jobs.push(Job {
                 id: candidate.id,
                 token,
                 queue: queue.id,
                 transport: queue.transport.clone(),
                 from: body.from,
-                to: body.to,
+                to,
                 source: Arc::new(Stored::new(
                     body.content.unwrap_or_default(),
                     store::files(candidate.id, body.files)?,
@@ -184,6 +192,30 @@ impl Worker {
         Ok((free.len(), cut))
     }
 
+    /// Whom a message goes to: its recipients, or the one address that the server's configuration names.
+    fn redirect(
+        &self,
+        queue: &QueueConfig,
+        id: i64,
+        recipients: Vec<String>,
+        claimed: &mut Claimed,
+    ) -> Vec<String> {
+        let (Outgoing::To(address), Transport::Smtp(_)) =
+            (&self.configuration.outgoing, &queue.transport)
+        else {
+            return recipients;
+        };
+        if recipients.is_empty() {
+            return recipients;
+        }
+        let redirected = Redirected {
+            to: address.clone(),
+            instead_of: recipients,
+        };
+        claimed.redirected.push((id, redirected));
+        vec![address.clone()]
+    }
+
     /// Keeps only as many as memory allows, but one at least if nothing is in flight; returns the key to go on from.
     fn cut_by_size(
         &self,
@@ -191,11 +223,13 @@ impl Worker {
         lane: LaneId,
         claimed: &Claimed,
     ) -> Option<Key> {
-        let mut left = self.bytes_left(lane.queue, &claimed.messages);
+        let mut memory = self.memory(lane.queue, &claimed.messages);
         let idle = self.flight.of_queue(lane.queue).messages == 0;
         let fits = free.iter().enumerate().take_while(|(n, candidate)| {
-            left -= i64::from(candidate.size);
-            left >= 0 || (idle && *n == 0)
+            for account in &mut memory {
+                account.add(i64::from(candidate.size));
+            }
+            memory.iter().all(|account| account.left() >= 0) || (idle && *n == 0)
         });
         let keep = fits.count();
         let first_left = free.get(keep).map(|candidate| Key {

@@ -7,7 +7,7 @@ use std::{
 
 use mail_composer::Composer;
 use mail_dkim::Signer;
-use mail_lanes::InFlight;
+use mail_lanes::{InFlight, Memory};
 use mail_relay::{Config, Limited, QueueLimit, Rate, RelayConfig, Transport};
 use mail_template::Templates;
 
@@ -16,8 +16,8 @@ use super::{
     store::{self, QueueConfig},
 };
 use crate::{
-    dkim,
-    guc::{self, Delivery},
+    dkim, guc,
+    outgoing::{Outgoing, outgoing},
     pg::{self, Failure},
     relays, templates,
 };
@@ -35,6 +35,8 @@ const LEAST: f64 = 2.0;
 pub(super) struct Configuration {
     pub(super) queues: Vec<QueueConfig>,
     pub(super) relays: HashMap<i32, String>,
+    /// Where mail may go.
+    pub(super) outgoing: Outgoing,
     used: Config,
 }
 
@@ -166,6 +168,7 @@ impl Worker {
                 self.configuration = Configuration {
                     queues,
                     relays: usable.into_iter().collect(),
+                    outgoing: outgoing(),
                     used: config,
                 };
                 self.next_sweep = 0;
@@ -191,7 +194,7 @@ impl Worker {
             limit = limit.min(HOLD_IN_FLIGHT);
         }
         if let Transport::Smtp(relays) = &queue.transport {
-            if guc::DELIVERY.get() == Delivery::hold {
+            if self.configuration.outgoing == Outgoing::Nowhere {
                 return 0;
             }
             let usable = |relay: &&i32| self.blocked(Limited::Relay(**relay)) <= now;
@@ -211,7 +214,10 @@ impl Worker {
         let mut room = limit.saturating_sub(own.messages);
         if self.full.contains(&queue.id)
             || self.flight.len() >= total
-            || self.bytes_left(queue.id, &[]) <= 0
+            || self
+                .memory(queue.id, &[])
+                .iter()
+                .any(|memory| memory.left() <= 0)
         {
             // The pool is full: a queue that has nothing in flight still gets one message through.
             room = room.min(usize::from(own.messages == 0));
@@ -224,18 +230,18 @@ impl Worker {
         (total / self.configuration.queues.len().max(1)).max(total / 8)
     }
 
-    /// How many more bytes of a queue's messages may be in flight, beside those that were just claimed.
-    pub(super) fn bytes_left(&self, queue: i32, claimed: &[(i64, InFlight)]) -> i64 {
-        let bytes = |message: &InFlight| i64::from(message.size);
-        let all: i64 = claimed.iter().map(|(_, message)| bytes(message)).sum();
-        let of_queue = claimed.iter().filter(|(_, m)| m.lane.queue == queue);
-        let own: i64 = of_queue.map(|(_, message)| bytes(message)).sum();
-        let left = |most: usize, used: i64| i64::try_from(most).unwrap_or(i64::MAX) - used;
-        left(
-            self.share(MAX_BYTES),
-            self.flight.of_queue(queue).bytes + own,
-        )
-        .min(left(MAX_BYTES, self.flight.bytes() + all))
+    /// The accounts of bytes in flight, of a queue and of all, with those that were just claimed.
+    pub(super) fn memory(&self, queue: i32, claimed: &[(i64, InFlight)]) -> [Memory; 2] {
+        let most = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let mut own = self.flight.memory(Some(queue), most(self.share(MAX_BYTES)));
+        let mut all = self.flight.memory(None, most(MAX_BYTES));
+        for (_, message) in claimed {
+            all.add(i64::from(message.size));
+            if message.lane.queue == queue {
+                own.add(i64::from(message.size));
+            }
+        }
+        [own, all]
     }
 
     /// Until when a relay is suspended, or a limit used up.

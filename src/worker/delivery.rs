@@ -14,7 +14,10 @@ use mail_lanes::{Flight, LaneId, Lanes};
 use mail_relay::{Finished, Limited, Pool, Report, Settings, Transport};
 use pgrx::{pg_guard, pg_sys};
 
-use super::{configuration::Configuration, store, stored::Shared};
+use super::{
+    configuration::Configuration, launcher::worker_role, redirected::Redirected, store,
+    stored::Shared,
+};
 use crate::pg::{self, Failure, SlotHandle, Status, doorbell::Doorbell};
 
 /// What all bodies in flight together may take up.
@@ -54,6 +57,8 @@ pub(super) struct Worker {
     pub(super) configured: u32,
     pub(super) lanes: Lanes,
     pub(super) flight: Flight,
+    /// Of those in flight, what goes to another address than its recipients', by message.
+    pub(super) redirected: HashMap<i64, Redirected>,
     /// Outcomes that are not written yet, with changes of relays and domains that ask for more.
     pub(super) outcomes: Vec<Finished>,
     pub(super) news: Vec<Report>,
@@ -86,7 +91,14 @@ pub(super) struct Worker {
     pub(super) failures: u32,
 }
 
-/// Entry point of the background worker; its argument is the database's oid.
+/// What a worker is started with: the database and the role that it connects as, in one word.
+pub(super) fn argument(database: pg_sys::Oid, role: pg_sys::Oid) -> pg_sys::Datum {
+    let word = u64::from(role.to_u32()) << 32 | u64::from(database.to_u32());
+    // As many bits as a pointer: 64 wherever this library is built.
+    pg_sys::Datum::from(word)
+}
+
+/// Entry point of the background worker; its argument is that of [`argument`].
 #[pg_guard]
 #[unsafe(no_mangle)]
 #[allow(
@@ -94,9 +106,11 @@ pub(super) struct Worker {
     reason = "an exported symbol: Postgres finds the entry point by its name"
 )]
 pub extern "C-unwind" fn pgmq_mail_delivery_main(argument: pg_sys::Datum) {
-    let database = pg_sys::Oid::from(u32::try_from(argument.value()).unwrap_or_default());
+    let word = argument.value() as u64;
+    let database = pg_sys::Oid::from(word as u32);
+    let role = pg_sys::Oid::from((word >> 32) as u32);
     pg::install_signal_handlers();
-    pg::connect(Some(database));
+    pg::connect(database, role);
     let slot = SlotHandle::take(database);
     let leave = |status: Status, code: i32| -> ! {
         if let Some(slot) = slot {
@@ -104,7 +118,18 @@ pub extern "C-unwind" fn pgmq_mail_delivery_main(argument: pg_sys::Datum) {
         }
         pg::exit(code)
     };
-    match pg::transaction(store::extension) {
+    let connected_as_worker = role != pg_sys::InvalidOid;
+    let prepared = pg::transaction(|| store::prepare_session(connected_as_worker));
+    match prepared.and_then(|()| pg::transaction(store::extension)) {
+        Ok(Some(extension)) if !connected_as_worker && since_0_2(extension) => {
+            if pg::transaction(|| Ok(worker_role()))
+                .is_ok_and(|role| role != Some(pg_sys::InvalidOid))
+            {
+                leave(Status::Left, 1); // now it may: CREATE EXTENSION or an update has just altered it
+            }
+            pgrx::warning!("pgmq_mail worker could not start: role mail_worker may not log in");
+            leave(Status::Unknown, 1);
+        }
         Ok(Some(extension)) => match Worker::start(slot, extension) {
             Ok(Some(worker)) => {
                 let absent = worker.run() && !installed();
@@ -136,21 +161,26 @@ fn installed() -> bool {
     pg::transaction(store::extension).is_ok_and(|extension| extension.is_some())
 }
 
+/// Whether the SQL that is installed has a role for the worker that may log in.
+fn since_0_2(extension: u32) -> bool {
+    store::transaction(extension, || Ok(crate::queues::get().since_0_2)).is_ok_and(|since| since)
+}
+
 impl Worker {
     fn start(slot: Option<SlotHandle>, extension: u32) -> Result<Option<Self>, Failure> {
         if !pg::transaction(|| Ok(pg::try_worker_lock()))? {
             return Ok(None);
         }
-        pg::is_worker();
-        pg::transaction(store::prepare_session)?;
-        if let Some(slot) = slot {
-            slot.enter();
-        }
-        store::transaction(extension, store::recover)?;
         let unavailable = |error: std::io::Error| Failure {
             message: error.to_string(),
             code: pgrx::PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
         };
+        pg::Patience::watch(PATIENCE).map_err(unavailable)?;
+        pg::is_worker();
+        if let Some(slot) = slot {
+            slot.enter();
+        }
+        store::transaction(extension, store::recover)?;
         let (doorbell, bell) = Doorbell::new().map_err(unavailable)?;
         let reports = Arc::new(Mutex::new(Vec::new()));
         let inbox = Inbox(Arc::clone(&reports));
@@ -176,6 +206,7 @@ impl Worker {
             configured: 0,
             lanes: Lanes::default(),
             flight: Flight::default(),
+            redirected: HashMap::new(),
             outcomes: Vec::new(),
             news: Vec::new(),
             stuck: Vec::new(),
@@ -216,6 +247,9 @@ impl Worker {
                 Ok(true) => {}
                 Ok(false) => break true,
                 Err(failure) => self.back_off(&failure),
+            }
+            if let Some(slot) = self.slot {
+                slot.set_failing(self.failures > 0 || !self.stuck.is_empty());
             }
             pg::report_activity(false);
             if self.inbox_is_empty() && !self.silence() {
@@ -276,11 +310,15 @@ impl Worker {
         let now = pg::now();
         for report in self.inbox.take() {
             match report {
-                // What is known first of a message is written first.
-                Report::Finished(end) if self.stuck.iter().any(|s| s.id == end.id) => {
-                    self.stuck.push(end);
+                Report::Finished(mut end) => {
+                    self.restore(&mut end);
+                    if self.stuck.iter().any(|s| s.id == end.id) {
+                        // What is known first of a message is written first.
+                        self.stuck.push(end);
+                    } else {
+                        self.outcomes.push(end);
+                    }
                 }
-                Report::Finished(end) => self.outcomes.push(end),
                 Report::RelayDown { relay, pause, .. } => {
                     self.tell(&report);
                     self.suspended.insert(relay, now + microseconds(pause));
@@ -379,6 +417,9 @@ impl Worker {
         let pause = (100_000 << self.failures.min(8)).min(10 * SECOND);
         self.pause_until = pg::now() + pause;
         self.next_sweep = 0;
+        if failure.is_locked() && self.failures == 1 {
+            return; // as while an update of the extension waits for its locks, or has them
+        }
         pgrx::warning!(
             "pgmq_mail worker: {failure}; it goes on in {} ms",
             pause / 1000
@@ -387,7 +428,7 @@ impl Worker {
 
     /// Stops the network, settles what came of it, and gives back the rest.
     fn finish(mut self) {
-        pg::Patience::start(PATIENCE);
+        pg::Patience::start();
         self.pool.stop(GRACE);
         let deadline = pg::now() + i64::try_from(GRACE.as_micros()).unwrap_or(0) + SECOND / 2;
         self.receive();

@@ -1,11 +1,11 @@
 //! The launcher keeps one delivery worker for each database that has the extension.
 //!
-//! It is connected to no database, so it blocks none. It learns of a database from a request (CREATE EXTENSION, a commit
+//! It is connected to no database, so it blocks none, and nobody's code can run in it. It learns of a database from a request (CREATE EXTENSION, a commit
 //! that found no worker to wake), at its start from the list of databases, and every minute from that list again, for
 //! copies that nobody announced. A worker that finds no extension says so and leaves for good; one that dies is started
 //! again, with a growing pause if it keeps dying.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, ffi::CStr, time::Duration};
 
 use pgrx::{
     Spi,
@@ -15,6 +15,7 @@ use pgrx::{
     pg_guard, pg_sys,
 };
 
+use super::delivery::argument;
 use crate::{
     error,
     pg::{self, SlotHandle, Status, doorbell::Doorbell},
@@ -39,7 +40,22 @@ pub fn register() {
         .load();
 }
 
-fn delivery(database: pg_sys::Oid, notify: i32) -> Option<DynamicBackgroundWorker> {
+/// The role that workers connect as. Where it is missing, no database has the extension.
+const ROLE: &CStr = c"mail_worker";
+
+/// That role. Before 0.2.0 it could not log in: as long as no database of the cluster has been updated, workers connect as
+/// nobody in particular, and take its rights on themselves.
+pub(super) fn worker_role() -> Option<pg_sys::Oid> {
+    let role = pg::role(ROLE)?;
+    let connects = pg::may_log_in(role);
+    Some(if connects { role } else { pg_sys::InvalidOid })
+}
+
+fn delivery(
+    database: pg_sys::Oid,
+    role: pg_sys::Oid,
+    notify: i32,
+) -> Option<DynamicBackgroundWorker> {
     BackgroundWorkerBuilder::new(&format!(
         "pgmq_mail worker for database {}",
         database.to_u32()
@@ -47,7 +63,7 @@ fn delivery(database: pg_sys::Oid, notify: i32) -> Option<DynamicBackgroundWorke
     .set_type("pgmq_mail worker")
     .set_library("pgmq_mail")
     .set_function("pgmq_mail_delivery_main")
-    .set_argument(Some(pg_sys::Datum::from(database)))
+    .set_argument(Some(argument(database, role)))
     .set_notify_pid(notify)
     .enable_shmem_access(None)
     .enable_spi_access()
@@ -59,11 +75,11 @@ fn delivery(database: pg_sys::Oid, notify: i32) -> Option<DynamicBackgroundWorke
 
 /// `mail.start_worker()`.
 pub fn start_here() -> bool {
-    if running() {
-        return false;
-    }
     if pg::in_recovery() {
         error::read_only("start a worker");
+    }
+    if running() {
+        return false;
     }
     if pg::preloaded() {
         pg::launcher::request(pg::database());
@@ -80,7 +96,8 @@ pub fn start_here() -> bool {
         }
         return true;
     }
-    let Some(worker) = delivery(pg::database(), pg::pid()) else {
+    let Some(worker) = worker_role().and_then(|role| delivery(pg::database(), role, pg::pid()))
+    else {
         error::no_worker();
     };
     worker.wait_for_startup().is_ok()
@@ -95,6 +112,9 @@ fn running() -> bool {
 
 /// `mail.stop_worker()`.
 pub fn stop_here() -> bool {
+    if pg::in_recovery() {
+        return false;
+    }
     let stopped = Spi::get_one::<i64>(
         "SELECT count(pg_catalog.pg_terminate_backend(w.pid)) FROM mail._workers() w",
     );
@@ -124,25 +144,25 @@ struct Database {
 )]
 pub extern "C-unwind" fn pgmq_mail_launcher_main(_argument: pg_sys::Datum) {
     pg::install_signal_handlers();
-    pg::connect(None);
+    pg::connect_to_none();
     pg::launcher::enter();
     let Ok((doorbell, _bell)) = Doorbell::new() else {
         pg::exit(1)
     };
     let mut databases: HashMap<pg_sys::Oid, Database> = HashMap::new();
+    let mut role = None;
     let mut next_list = 0;
     while !pg::stop_requested() {
         pg::reload_requested();
         let now = pg::now();
         if now >= next_list {
-            list(&mut databases, now);
+            list(&mut databases, &mut role, now);
             next_list = now + LIST_EVERY;
         }
         for requested in pg::launcher::requests() {
             let database = databases.entry(requested).or_default();
-            if database.worker.is_some() {
-                database.requested = true;
-            } else if database.failures == 0 {
+            database.requested = true;
+            if database.worker.is_none() && database.failures == 0 {
                 database.due = Some(now);
             }
         }
@@ -153,11 +173,11 @@ pub extern "C-unwind" fn pgmq_mail_launcher_main(_argument: pg_sys::Datum) {
             .values()
             .any(|database| database.wants_worker(now))
         {
-            list(&mut databases, now); // without those that were dropped meanwhile
+            list(&mut databases, &mut role, now); // without those that were dropped meanwhile
         }
         let mut next = next_list;
         for (oid, database) in &mut databases {
-            database.start(*oid, now);
+            database.start(*oid, role, now);
             next = next.min(database.due.unwrap_or(i64::MAX));
         }
         doorbell.wait((next.saturating_sub(now).max(0) / 1000).saturating_add(1));
@@ -166,9 +186,11 @@ pub extern "C-unwind" fn pgmq_mail_launcher_main(_argument: pg_sys::Datum) {
     pg::exit(1);
 }
 
-fn list(databases: &mut HashMap<pg_sys::Oid, Database>, now: i64) {
-    match pg::transaction(|| Ok(pg::databases())) {
-        Ok(present) => {
+/// Reads which databases there are, and the role of the workers.
+fn list(databases: &mut HashMap<pg_sys::Oid, Database>, role: &mut Option<pg_sys::Oid>, now: i64) {
+    match pg::transaction(|| Ok((pg::databases(), worker_role()))) {
+        Ok((present, found)) => {
+            *role = found;
             for oid in &present {
                 databases.entry(*oid).or_insert_with(|| Database {
                     due: Some(now),
@@ -225,17 +247,25 @@ impl Database {
         self.worker.is_none() && self.due.is_some_and(|due| due <= now)
     }
 
-    fn start(&mut self, oid: pg_sys::Oid, now: i64) {
+    fn start(&mut self, oid: pg_sys::Oid, role: Option<pg_sys::Oid>, now: i64) {
         if !self.wants_worker(now) {
             return;
         }
+        let Some(role) = role else {
+            // CREATE EXTENSION makes the role, and asks for a worker a moment before others are told what it made.
+            self.due = std::mem::take(&mut self.requested).then_some(now + SECOND / 10);
+            return;
+        };
         if SlotHandle::find(oid).is_some_and(SlotHandle::held) {
             self.due = Some(now + SECOND / 10);
             return;
         }
         self.requested = false;
         self.started = now;
-        self.worker = delivery(oid, pg::pid());
+        if let Some(slot) = SlotHandle::find(oid) {
+            slot.leave(Status::Unknown); // until it says more
+        }
+        self.worker = delivery(oid, role, pg::pid());
         // Without a free place for a worker, try again.
         if self.worker.is_none() && !self.warned {
             pgrx::warning!(

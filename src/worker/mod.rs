@@ -7,6 +7,7 @@ mod delivery;
 mod launcher;
 mod news;
 mod outcomes;
+mod redirected;
 mod settle;
 mod store;
 mod stored;

@@ -21,8 +21,10 @@ impl Worker {
     /// Settles the outcomes and claims what is due, in one transaction; then hands over what was claimed.
     pub(super) fn settle_and_claim(&mut self) -> Result<(), Failure> {
         // Without outcomes there is nothing that must not be lost: the lease is flushed while the mail travels. Where a
-        // queue holds what is uncertain, the lease must be there first.
+        // queue holds what is uncertain, the lease must be there first. So it must where a standby may take over: it has
+        // to know what was in flight, and no mail goes out that it does not have.
         let must_wait = !self.outcomes.is_empty()
+            || pg::has_synchronous_standbys()
             || self
                 .configuration
                 .queues
@@ -65,6 +67,7 @@ impl Worker {
         for (id, message) in claimed.messages {
             self.flight.insert(id, message);
         }
+        self.redirected.extend(claimed.redirected);
         for (lane, key) in claimed.contended {
             self.lanes.again(lane, key, pg::now() + CONTENDED);
         }
@@ -72,6 +75,7 @@ impl Worker {
             self.next_reap = next;
         }
         if handed_over {
+            pg::Patience::end();
             self.pool.submit(claimed.jobs);
             if !must_wait {
                 pg::flush_last_commit();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::{Key, LaneId};
+use crate::{Key, LaneId, Memory};
 
 /// One message in flight.
 #[derive(Clone, Debug)]
@@ -113,8 +113,17 @@ impl Flight {
         self.per_queue.get(&queue).copied().unwrap_or_default()
     }
 
-    /// What their contents sum up to.
-    pub fn bytes(&self) -> i64 {
-        self.bytes
+    /// Their account, for one queue or for all, of which `most` bytes may be in flight.
+    pub fn memory(&self, queue: Option<i32>, most: i64) -> Memory {
+        let bytes = queue.map_or(self.bytes, |queue| self.of_queue(queue).bytes);
+        let is_of = |message: &&InFlight| queue.is_none_or(|queue| message.lane.queue == queue);
+        Memory::new(most).with(bytes, || {
+            let sizes = self
+                .messages
+                .values()
+                .filter(is_of)
+                .map(|message| message.size);
+            i64::from(sizes.max().unwrap_or_default())
+        })
     }
 }

@@ -3,6 +3,8 @@
 
 mod flight;
 mod lanes;
+mod memory;
 
 pub use flight::{Flight, InFlight, Share};
 pub use lanes::{Key, Lane, LaneId, Lanes, START};
+pub use memory::Memory;

@@ -33,6 +33,7 @@ fn main() {
         external: false,
         render: &|template| Err(Invalid::unknown_template(&template.name)),
         stored: &|id| Err(Invalid::unknown_attachment(id)),
+        may_send_as: None,
     };
     let simple = |text, html| Simple {
         recipient: "someone@example.net",

@@ -203,6 +203,11 @@ fn parse_name<'a>(field: &str, name: &'a str) -> Result<Option<Cow<'a, str>>, In
 /// Checks an addr-spec (RFC 5321 §4.1.2, RFC 6531 §3.3), takes needless quotes off its local part and brings its
 /// domain into ASCII.
 pub(crate) fn parse_address<'a>(field: &str, text: &'a str) -> Result<Cow<'a, str>, Invalid> {
+    if local_part::has_encoded_word(text) {
+        return Err(refuse(field, text, "has an encoded word").with_hint(
+            "An encoded word is part of a name, never of an address (RFC 2047 section 5).",
+        ));
+    }
     let Some((local, domain)) = split(text) else {
         return Err(refuse(field, text, "has no domain"));
     };

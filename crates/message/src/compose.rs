@@ -224,5 +224,5 @@ pub(crate) fn ids(out: &mut String, name: &'static str, value: &str) -> Result<(
     if !value.split(' ').all(check::is_message_id) {
         return Err(ComposeError::Field(name));
     }
-    header::text(out, name, value).map_err(|_| ComposeError::Field(name))
+    header::words(out, name, value).map_err(|_| ComposeError::Field(name))
 }

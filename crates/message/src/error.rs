@@ -12,6 +12,8 @@ pub enum InvalidKind {
     Missing,
     /// The message is larger than the limit (54000).
     TooLarge,
+    /// The caller may not do that (42501).
+    Denied,
 }
 
 /// Why a message was refused. `Display` is [`Invalid::message`].
@@ -29,10 +31,12 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    pub(crate) fn bad(field: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn bad(field: impl AsRef<str>, message: impl Into<String>) -> Self {
+        // The caller's own names of fields and headers are among them.
+        let named = field.as_ref().chars().filter(|c| !c.is_control());
         Self {
             kind: InvalidKind::BadValue,
-            field: field.into(),
+            field: named.take(FIELD_LIMIT).collect(),
             message: message.into(),
             hint: None,
         }
@@ -40,6 +44,14 @@ impl Invalid {
 
     pub(crate) fn too_many(field: &str, count: usize, limit: usize) -> Self {
         let message = format!("{count} {field} exceed the limit of {limit}");
+        Self {
+            kind: InvalidKind::TooLarge,
+            ..Self::bad(field, message)
+        }
+    }
+
+    pub(crate) fn too_deep(field: &str, depth: usize, limit: usize) -> Self {
+        let message = format!("{field} is nested {depth} deep, which exceeds the limit of {limit}");
         Self {
             kind: InvalidKind::TooLarge,
             ..Self::bad(field, message)
@@ -82,6 +94,34 @@ impl Invalid {
             .collect();
         let message = format!("template {} cannot be rendered: {reason}", quoted(template));
         Self::bad("template", message)
+    }
+
+    /// The role may not send as that address; `field` is where it stands: `from`, or From of a raw message.
+    pub fn sender_not_granted(role: &str, field: &str, address: &str) -> Self {
+        let message = format!(
+            "role {} may not send as {} ({field})",
+            quoted(role),
+            quoted(address)
+        );
+        Self {
+            kind: InvalidKind::Denied,
+            ..Self::bad(field, message)
+        }
+        .with_hint(
+            "mail.sender_grant says who may send as whom; the queue's default_sender needs no grant.",
+        )
+    }
+
+    /// A field that names a sender which no grant is asked about.
+    pub(crate) fn resent(field: &str, header: &str) -> Self {
+        let message = format!("{header} cannot be given where senders are restricted ({field})");
+        Self {
+            kind: InvalidKind::Denied,
+            ..Self::bad(field, message)
+        }
+        .with_hint(
+            "mail.sender_grant says who may send as whom, in From, Sender and the return path.",
+        )
     }
 
     /// There is no stored attachment of that id, or none that the caller may use.
@@ -136,6 +176,8 @@ pub enum ComposeError {
     },
 }
 
+/// At most this many characters of a field's name are kept.
+const FIELD_LIMIT: usize = 120;
 /// At most this many characters of a value stand in an error.
 const QUOTE_LIMIT: usize = 60;
 
@@ -165,7 +207,15 @@ pub(crate) fn quoted(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::{FIELD_LIMIT, Invalid, quoted};
+
+    #[test]
+    fn a_field_that_the_caller_named_is_shortened_and_has_no_control_character() {
+        let field = format!("headers.X\r\n{}", "ä".repeat(1000));
+        let invalid = Invalid::bad(&field, "x");
+        assert!(invalid.field.starts_with("headers.Xää"));
+        assert_eq!(invalid.field.chars().count(), FIELD_LIMIT);
+    }
 
     #[test]
     fn values_are_shortened_and_escaped() {

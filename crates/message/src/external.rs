@@ -12,7 +12,7 @@ use crate::{
     attachment::{self, File, MAX_ATTACHMENTS},
     error::Invalid,
     fields,
-    limit::Budget,
+    limit::{Budget, check_nesting},
     prepare::{Context, Prepared},
 };
 
@@ -24,6 +24,7 @@ use crate::{
 pub fn prepare_external(json: &str, context: &Context<'_>) -> Result<Prepared, Invalid> {
     let mut budget = Budget::empty(context.max_size);
     budget.add(json.len())?;
+    check_nesting("message", json)?;
     let (mut subject, mut attachments) = (None, None);
     // Of members with the same name the last one counts, as in jsonb.
     each_member(json, |name, value| match name {

@@ -36,6 +36,22 @@ pub(crate) fn text(out: &mut String, name: &str, value: &str) -> fmt::Result {
     Ok(())
 }
 
+/// Writes `name: word word…`, folded and never encoded: for what readers take literally, as message identifiers. No word
+/// is longer than a line may be.
+pub(crate) fn words(out: &mut String, name: &str, value: &str) -> fmt::Result {
+    out.push_str(name);
+    out.push_str(": ");
+    let column = name.len() + 2;
+    if column + value.len() <= LINE {
+        out.push_str(value);
+    } else {
+        let mut writer = EmailWriter::new(out, column, 0, false);
+        writer.folding().write_str(value)?;
+    }
+    out.push_str("\r\n");
+    Ok(())
+}
+
 /// The longest piece that folding cannot break: a word with the spaces before it.
 fn longest_word(value: &str) -> usize {
     if value.len() <= MAX_WORD {

@@ -322,6 +322,10 @@ impl Writer {
 
     /// Writes what is due, then the word.
     fn word(&mut self, word: &str) {
+        if self.out.len() >= MAX_TEXT {
+            // The rest of a long token; marks of quotations and lists would make far more of it.
+            return;
+        }
         let mut gap = std::mem::take(&mut self.gap);
         let linked = self.links.last().is_some_and(|l| !l.address.is_empty());
         if gap == Gap::None && linked && self.link_end == Some(self.out.len()) {
@@ -393,6 +397,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{MAX_TEXT, from_html};
+
+    #[test]
+    fn one_long_token_makes_no_more_than_a_text_may_be() {
+        let mut writer = super::Writer {
+            quotes: 9,
+            preformatted: 1,
+            ..super::Writer::default()
+        };
+        writer.text(&"a\n\n".repeat(MAX_TEXT));
+        assert!(writer.out.len() < MAX_TEXT + 100, "{}", writer.out.len());
+    }
 
     #[test]
     fn html_becomes_readable_text() {

@@ -41,6 +41,7 @@ mod raw;
 mod raw_address;
 mod raw_head;
 mod review;
+mod sender;
 mod template;
 mod transfer;
 
@@ -49,12 +50,18 @@ pub use compose::{Composed, Extras, compose};
 pub use dsn::{Dsn, DsnNotify, DsnReturn};
 pub use error::{ComposeError, Invalid, InvalidKind};
 pub use external::prepare_external;
-pub use prepare::{Context, Prepared, Simple, prepare_json, prepare_simple};
+pub use prepare::{Context, MaySendAs, Prepared, Simple, prepare_json, prepare_simple};
 pub use review::{Preview, Warning, preview};
+pub use sender::SenderPattern;
 pub use template::{Rendered, TemplateResult, TemplateUse, template_of};
 
-/// Checks that `address` is one mailbox without a display name, as an envelope sender is (RFC 5321 §4.1.2).
+/// Checks that `address` is one mailbox, with or without a display name, as a queue has its sender and return path.
 pub fn check_address(address: &str, field: &str) -> Result<(), Invalid> {
+    envelope_address(address, field).map(|_| ())
+}
+
+/// [`check_address`], and the address as an envelope has it: its domain in ASCII.
+pub fn envelope_address(address: &str, field: &str) -> Result<String, Invalid> {
     check::header_text(field, address)?;
-    address::parse_one(field, address).map(|_| ())
+    address::parse_one(field, address).map(|mailbox| mailbox.address.into_owned())
 }

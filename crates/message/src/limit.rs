@@ -49,6 +49,38 @@ impl Budget {
     }
 }
 
+/// How deep JSON that is kept as it is may be nested: whoever reads it again may have less of a stack than who gave it.
+const MAX_NESTING: usize = 1000;
+
+/// Refuses JSON that is nested deeper.
+pub(crate) fn check_nesting(field: &str, json: &str) -> Result<(), Invalid> {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => {
+                while let Some(inner) = bytes.next() {
+                    match inner {
+                        b'"' => break,
+                        b'\\' => drop(bytes.next()),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if deepest <= MAX_NESTING {
+        return Ok(());
+    }
+    Err(Invalid::too_deep(field, deepest, MAX_NESTING))
+}
+
 /// Refuses a message whose header would be longer than one of a raw message may be. Counted are the fields that it is
 /// written from, before any encoding; those who get a blind copy do not stand in it.
 pub(crate) fn check_header(draft: &Draft<'_>) -> Result<(), Invalid> {

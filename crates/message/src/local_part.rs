@@ -100,11 +100,21 @@ fn is_visible(c: char) -> bool {
     !c.is_control() && !c.is_whitespace()
 }
 
+/// Whether there is a `=?charset?encoding?text?=`: some readers decode it, so that they see another address than relays do.
+pub(crate) fn has_encoded_word(text: &str) -> bool {
+    text.match_indices("=?").any(|(at, start)| {
+        let mut parts = text[at + start.len()..].splitn(4, '?').skip(1);
+        let encoding = parts.next().unwrap_or_default();
+        let end = parts.nth(1).unwrap_or_default();
+        ["b", "q"].iter().any(|e| e.eq_ignore_ascii_case(encoding)) && end.starts_with('=')
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{canonical, push_quoted};
+    use super::{canonical, has_encoded_word, push_quoted};
 
     #[test]
     fn quotes_stay_only_where_they_are_needed() {
@@ -150,6 +160,16 @@ mod tests {
         ];
         for (given, expected) in table {
             assert_eq!(canonical(given).as_deref(), expected, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn encoded_words_are_told_from_other_question_marks() {
+        for word in ["=?utf-8?q?a?=", "x=?utf-8?B?YQ==?=y", "=?=?x?Q??="] {
+            assert!(has_encoded_word(word), "{word}");
+        }
+        for text in ["=?", "=?x?q?y", "=?x?y?z?=", "?=x?q?y?=", "=?x?q?y?z="] {
+            assert!(!has_encoded_word(text), "{text}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! How the parts of a message are put together (RFC 2045, RFC 2046): texts, files and multiparts of them.
 
+use std::fmt::Write as _;
+
 use bytes::Bytes;
 use email_encoding::headers::{rfc2047, rfc2231, writer::EmailWriter};
 
@@ -115,9 +117,11 @@ fn file_head(
 ) -> Result<String, std::fmt::Error> {
     let name = &*attachment.filename;
     let mut out = format!("Content-Type: {media_type}");
+    // What looks like an encoded word would be decoded, even within quotes.
+    let plain = name.is_ascii() && !name.contains("=?");
     if !name.is_empty() {
         out.push_str(";\r\n name=\"");
-        if name.is_ascii() && !name.contains("=?") {
+        if plain {
             push_escaped(&mut out, name);
         } else {
             rfc2047::encode(name, &mut EmailWriter::new(&mut out, 7, 0, false))?;
@@ -128,10 +132,20 @@ fn file_head(
     out.push_str(encoding);
     out.push_str("\r\nContent-Disposition: ");
     out.push_str(attachment.disposition.as_str());
-    if name.is_ascii() && !name.is_empty() {
+    if plain && !name.is_empty() {
         out.push_str(";\r\n filename=\"");
         push_escaped(&mut out, name);
         out.push('"');
+    } else if name.is_ascii() && !name.is_empty() {
+        // The encoder takes only other characters for a reason to encode.
+        out.push_str(";\r\n filename*=utf-8''");
+        for b in name.bytes() {
+            if b.is_ascii_alphanumeric() || b"-._".contains(&b) {
+                out.push(char::from(b));
+            } else {
+                write!(out, "%{b:02X}")?;
+            }
+        }
     } else if !name.is_empty() {
         out.push(';');
         let mut encoded = String::new();

@@ -5,6 +5,7 @@ use crate::{
     content::{Members, Text},
     error::{Invalid, quoted},
     fields::Draft,
+    limit::check_nesting,
 };
 
 /// The longest tag, in bytes.
@@ -48,6 +49,15 @@ pub(crate) fn headers<'a>(draft: &'a Draft<'_>) -> Result<Members<'a, Text<'a>>,
         out.push((Text::from(&**name), Text::from(&**value)));
     }
     Ok(Members(out))
+}
+
+/// What is kept for the caller, as given.
+pub(crate) fn metadata(draft: &Draft<'_>) -> Result<Option<String>, Invalid> {
+    let Some(metadata) = draft.metadata else {
+        return Ok(None);
+    };
+    check_nesting("metadata", metadata.get())?;
+    Ok(Some(metadata.get().to_owned()))
 }
 
 /// The tags, each once, in order.

@@ -30,7 +30,7 @@ pub struct Prepared {
     pub message_id: String,
     /// The caller's tags, each once.
     pub tags: Vec<String>,
-    /// The caller's metadata: the text of a JSON object, as given, however large its numbers or deep its nesting.
+    /// The caller's metadata: the text of a JSON object, as given, however large its numbers.
     pub metadata: Option<String>,
     /// Canonical JSON, for [`crate::compose`].
     pub content: String,
@@ -43,6 +43,9 @@ pub struct Prepared {
     /// About how many bytes will be sent.
     pub size: usize,
 }
+
+/// Whether the caller may send as an address, the second argument, which stands in the field that is the first.
+pub type MaySendAs<'a> = dyn Fn(&str, &str) -> Result<(), Invalid> + 'a;
 
 /// What the queue and the moment add to a message.
 #[derive(Clone, Copy)]
@@ -64,6 +67,11 @@ pub struct Context<'a> {
     pub render: &'a dyn Fn(&TemplateUse<'_>) -> Result<TemplateResult, Invalid>,
     /// Tells of an attachment that is stored already, by its id; refuses with [`Invalid::unknown_attachment`].
     pub stored: &'a dyn Fn(i64) -> Result<StoredFile, Invalid>,
+    /// Where not everybody may send as anybody: whether the caller may send as an address, which stands in the field of
+    /// that name; refuses with [`Invalid::sender_not_granted`]. Not asked about the queue's default sender and return path,
+    /// and the null sender. A message for a consumer that is not ours, which says itself who its sender is, is not asked
+    /// about either.
+    pub may_send_as: Option<&'a MaySendAs<'a>>,
 }
 
 /// The text form of `mail.enqueue`.
@@ -150,6 +158,16 @@ fn prepare(draft: &Draft<'_>, form: Form, context: &Context<'_>) -> Result<Prepa
     let author = sender.as_ref().or(from.as_ref());
     let author = author.map(|mailbox| &*mailbox.address);
     let envelope_from = envelope_from(draft, author, context)?;
+    check_senders(
+        draft,
+        &[
+            (form.label("from"), from.as_ref()),
+            ("sender", sender.as_ref()),
+        ]
+        .map(|(field, mailbox)| (field, mailbox.map(|mailbox| &*mailbox.address))),
+        &envelope_from,
+        context,
+    )?;
     let message_id = match (&draft.message_id, &from) {
         (Some(text), _) => check::message_id("message_id", text)?,
         (None, Some(from)) => Cow::Owned(new_message_id(context, from.domain())),
@@ -210,7 +228,7 @@ fn prepare(draft: &Draft<'_>, form: Form, context: &Context<'_>) -> Result<Prepa
         recipients,
         subject: subject.or(template.subject),
         tags: own::tags(draft)?,
-        metadata: draft.metadata.map(|raw| raw.get().to_owned()),
+        metadata: own::metadata(draft)?,
         // Base64 makes four of three.
         size: json.len() + budget.files() / 3 * 4,
         content: json,
@@ -275,6 +293,57 @@ fn from<'a>(
     }
 }
 
+/// Whether the caller may send as those in the header, and as the envelope sender that it gave.
+pub(crate) fn check_senders(
+    draft: &Draft<'_>,
+    header: &[(&str, Option<&str>)],
+    envelope_from: &str,
+    context: &Context<'_>,
+) -> Result<(), Invalid> {
+    let Some(may_send_as) = context.may_send_as.filter(|_| !context.external) else {
+        return Ok(());
+    };
+    let headers = &draft.headers.0;
+    let given = |name: &str| {
+        headers
+            .iter()
+            .any(|(header, _)| header.eq_ignore_ascii_case(name))
+    };
+    check_resent("headers", given, context)?;
+    let default = match context.default_sender {
+        Some(text) => Some(single("default_sender", text)?.address),
+        None => None,
+    };
+    let envelope = draft.return_path.is_some() && !envelope_from.is_empty();
+    let envelope = envelope.then_some(("return_path", envelope_from));
+    let header = header
+        .iter()
+        .filter_map(|(field, address)| Some((*field, (*address)?)));
+    for (field, address) in header.chain(envelope) {
+        let is_default = |default: &Cow<'_, str>| default.eq_ignore_ascii_case(address);
+        if !default.as_ref().is_some_and(is_default) {
+            may_send_as(field, address)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses fields that show another sender, where that matters (RFC 5322 section 3.6.6).
+pub(crate) fn check_resent(
+    field: &str,
+    has: impl Fn(&str) -> bool,
+    context: &Context<'_>,
+) -> Result<(), Invalid> {
+    if context.may_send_as.is_none() || context.external {
+        return Ok(());
+    }
+    let mut resent = ["Resent-From", "Resent-Sender"].into_iter();
+    match resent.find(|name| has(name)) {
+        Some(name) => Err(Invalid::resent(field, name)),
+        None => Ok(()),
+    }
+}
+
 /// Exactly one mailbox.
 fn single<'a>(field: &str, text: &'a str) -> Result<Mailbox<'a>, Invalid> {
     let mut list = Vec::with_capacity(1);
@@ -324,7 +393,9 @@ pub(crate) fn envelope_from(
     if address.is_empty() {
         return Ok(String::new());
     }
-    address::parse_address("return_path", address).map(Cow::into_owned)
+    // A queue's return path may be written as a mailbox, as its default sender is.
+    let mailbox = address::parse_one("return_path", trimmed)?;
+    Ok(mailbox.address.into_owned())
 }
 
 /// Unique by the id, unguessable by the nonce, and the same on every attempt (RFC 5322 §3.6.4).

@@ -38,6 +38,11 @@ pub(crate) fn prepare(
     refuse_others(draft, form)?;
     let data = attachment::decode(FIELD, message, budget)?;
     let head = check_data(&data)?;
+    prepare::check_resent(
+        FIELD,
+        |name| head.fields.iter().any(|field| field.is(name)),
+        context,
+    )?;
     let known = Known::read(&head)?;
     let [to, cc, bcc] = [
         (form.label("to"), &draft.to),
@@ -55,6 +60,11 @@ pub(crate) fn prepare(
     }
     let author = known.sender.as_deref().unwrap_or(&known.from);
     let envelope_from = prepare::envelope_from(draft, Some(author), context)?;
+    let header = [
+        ("From of raw", Some(&*known.from)),
+        ("Sender of raw", known.sender.as_deref()),
+    ];
+    prepare::check_senders(draft, &header, &envelope_from, context)?;
     let domain = known.from.rsplit_once('@').map_or("", |(_, domain)| domain);
     let message_id = match known.message_id {
         Some(id) => id,
@@ -78,7 +88,7 @@ pub(crate) fn prepare(
     let json = prepare::store(&record)?;
     Ok(Prepared {
         tags: own::tags(draft)?,
-        metadata: draft.metadata.map(|raw| raw.get().to_owned()),
+        metadata: own::metadata(draft)?,
         subject: known.subject,
         size: json.len() + data.len(),
         template: None,

@@ -38,7 +38,7 @@ mod url;
 
 pub use pool::Pool;
 pub use probe::Probe;
-pub use rules::{Action, Decision, Rule, has_group, pattern};
+pub use rules::{Action, Decision, Rule, decide, has_group, pattern};
 pub use settings::Settings;
 pub use types::*;
 pub use url::{RelayUrl, UrlError};

@@ -100,7 +100,7 @@ pub fn has_group(text: &str, name: &str) -> Result<bool, String> {
 }
 
 /// The first rule that fits a reply of a relay.
-pub(crate) fn decide(rules: &[Rule], relay: i32, reply: &Reply) -> Option<Decision> {
+pub fn decide(rules: &[Rule], relay: i32, reply: &Reply) -> Option<Decision> {
     let code = reply.code.to_string();
     let status = reply
         .enhanced

@@ -28,7 +28,7 @@ pub enum UrlError {
     #[error("invalid relay URL: {0}")]
     Syntax(#[from] url::ParseError),
     /// None of the schemes above.
-    #[error("invalid relay URL: scheme \"{0}\" is not smtp, smtps or lmtp")]
+    #[error("invalid relay URL: scheme \"{0:.40}\" is not smtp, smtps or lmtp")]
     Scheme(String),
     /// No host.
     #[error("invalid relay URL: no host")]
@@ -38,15 +38,25 @@ pub enum UrlError {
     )]
     /// A user name or password within the URL.
     Credentials,
+    /// A name that needs another form before it can be looked up.
+    #[error(
+        "invalid relay URL: the host is not a name in ASCII (A-labels, as xn--bcher-kva.example) or an address"
+    )]
+    Host,
     /// Port 0, which nobody listens on.
     #[error("invalid relay URL: port 0")]
     Port,
     /// More than a host and a port.
     #[error("invalid relay URL: unexpected path or fragment")]
     Path,
+    /// The path of a socket that is not absolute, or has characters that a URL escapes.
+    #[error(
+        "invalid relay URL: the path of a socket begins with / and has no characters that a URL escapes"
+    )]
+    Socket,
     /// A parameter other than starttls.
-    #[error("invalid relay URL: unknown parameter \"{0}\"")]
-    Parameter(String),
+    #[error("invalid relay URL: unknown parameter, only starttls is known")]
+    Parameter,
     /// An unknown value of starttls.
     #[error("invalid relay URL: starttls must be required, opportunistic or never")]
     StartTls,
@@ -82,6 +92,9 @@ impl RelayUrl {
             if url.query().is_some() {
                 return Err(UrlError::Path);
             }
+            if !url.path().starts_with('/') || url.path().contains('%') {
+                return Err(UrlError::Socket);
+            }
             return Ok(Self {
                 protocol,
                 socket: Some(PathBuf::from(url.path())),
@@ -92,7 +105,7 @@ impl RelayUrl {
         }
         for (name, value) in url.query_pairs() {
             if name != "starttls" || implicit {
-                return Err(UrlError::Parameter(name.into_owned()));
+                return Err(UrlError::Parameter);
             }
             tls = match value.as_ref() {
                 "required" => TlsMode::StartTlsRequired,
@@ -103,6 +116,7 @@ impl RelayUrl {
         }
         let host = match url.host().ok_or(UrlError::NoHost)? {
             Host::Domain("") => return Err(UrlError::NoHost),
+            Host::Domain(name) if !is_name(name) => return Err(UrlError::Host),
             Host::Domain(name) => name.to_owned(),
             Host::Ipv4(address) => address.to_string(),
             Host::Ipv6(address) => address.to_string(),
@@ -125,6 +139,13 @@ impl RelayUrl {
             tls,
         })
     }
+}
+
+/// Whether a host can be looked up as it is: schemes that URLs do not know keep it with its escapes. Underscores are no
+/// letters of host names, but of names that containers have.
+fn is_name(host: &str) -> bool {
+    host.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
 #[cfg(test)]
@@ -183,8 +204,28 @@ mod tests {
             "smtp:///var/run/socket",
             "lmtp://mx.example/var/run/socket",
             "lmtp://",
+            "lmtp:run/lmtp",
+            "lmtp:///var/run/a b",
+            "lmtp:///var/run/a%00",
+            "smtp://müller.example",
+            "smtp://mx%0a.example",
         ] {
             assert!(RelayUrl::parse(url, false).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_one_short_line() {
+        let long = format!("smtp://mx.example?{}=1", "a".repeat(5000));
+        for url in [
+            "smtp://mx.example?%0asecret=never",
+            &long,
+            &format!("{}://x", "a".repeat(5000)),
+        ] {
+            let error = RelayUrl::parse(url, false)
+                .expect_err("refused")
+                .to_string();
+            assert!(!error.contains('\n') && error.len() < 200, "{error}");
         }
     }
 

@@ -223,7 +223,7 @@ fn reason(challenge: &str, mask: impl Fn(&str) -> String) -> String {
     };
     let field = |name: &str| match json.get(name)? {
         serde_json::Value::String(value) => Some(format!("{name} {}", short(value))),
-        serde_json::Value::Number(value) => Some(format!("{name} {value}")),
+        serde_json::Value::Number(value) => Some(format!("{name} {}", mask(&value.to_string()))),
         _ => None,
     };
     let fields: Vec<String> = ["status", "scope"].into_iter().filter_map(field).collect();
@@ -272,7 +272,27 @@ fn choose(wanted: AuthMechanism, offered: &Extensions) -> Result<AuthMechanism, 
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_challenge_says_one_line_and_no_secret(
+            secret in "[1-9][0-9]{8,16}|[a-z]{9,30}",
+            pieces in vec(select(vec![
+                "{", "}", "\"status\":", "\"scope\":", "\"", ",", "[", "\r\n", "\0", "\u{e9}", " ", "1.5", "null", "SECRET", "\"SECRET\"",
+                "{\"status\":SECRET}", "{\"status\":\"SECRET\",\"scope\":SECRET}",
+            ]), 0..8),
+            encoded in any::<bool>(),
+        ) {
+            let text = pieces.concat().replace("SECRET", &secret);
+            let challenge = if encoded { STANDARD.encode(&text) } else { text };
+            let says = reason(&challenge, |text| text.replace(&secret, "***"));
+            prop_assert!(!says.contains(&secret), "{says}");
+            prop_assert!(!says.contains(char::is_control) && says.chars().count() < 450, "{says:?}");
+        }
+    }
 
     #[test]
     fn a_challenge_says_why_in_any_form() {

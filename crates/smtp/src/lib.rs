@@ -13,6 +13,7 @@ mod dial;
 mod dsn;
 pub mod encode;
 mod extensions;
+mod file;
 mod hello;
 mod mask;
 mod path;
@@ -30,6 +31,7 @@ mod wire;
 
 pub use dsn::{Dsn, Notify, Ret, xtext};
 pub use extensions::Extensions;
+pub use file::read_file;
 pub use hello::qualified as qualified_name;
 pub use session::Session;
 pub use text::Text;

@@ -15,8 +15,13 @@ use rustls::{
 };
 use webpki::EndEntityCert;
 
+use crate::read_file;
+
 /// At most so many of a certificate's names are told.
 const MAX_NAMES: usize = 5;
+
+/// The octets of a file of trust anchors: several times those of a whole system.
+const MOST_ANCHORS: u64 = 4 << 20;
 
 /// What is wrong with a certificate; completes `the certificate of "…" …`.
 #[derive(Debug, thiserror::Error)]
@@ -168,8 +173,8 @@ pub(crate) fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> String {
 fn anchors(file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
     if let Some(path) = file {
-        let certificates = CertificateDer::pem_file_iter(path).map_err(|e| unreadable(path, &e))?;
-        for certificate in certificates {
+        let pem = read_file(path, MOST_ANCHORS).map_err(|e| unreadable(path, &e))?;
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
             let certificate = certificate.map_err(|error| unreadable(path, &error))?;
             store
                 .add(certificate)

@@ -39,11 +39,12 @@ thread_local! {
 
 type Result<T> = std::result::Result<T, Failure>;
 
-/// Runs `work` in a transaction that locks the extension before anything else. DROP EXTENSION does the same, so that
-/// it never waits for a lock of a worker that waits for one of its own.
+/// Runs `work` in a transaction that locks the extension before anything else, and then `mail.queue`. DROP EXTENSION and an
+/// update do the same, so that they never wait for a lock of a worker that waits for one of theirs.
 pub fn transaction<T>(extension: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
     pg::transaction(|| {
         pg::lock_extension(extension);
+        pg::lock_watched();
         work()
     })
 }

@@ -9,7 +9,7 @@ use crate::pg::Failure;
 pub fn extension() -> Result<Option<u32>> {
     let found = rows(
         &Statement {
-            sql: "SELECT e.oid::int8 FROM pg_catalog.pg_extension e WHERE e.extname = 'pgmq_mail'",
+            sql: "SELECT e.oid::int8 FROM pg_extension e WHERE e.extname = 'pgmq_mail'",
             types: &[],
         },
         &[],
@@ -45,14 +45,19 @@ pub fn hurry() -> Result<()> {
     Spi::run("SET LOCAL lock_timeout = '10ms'").map_err(Failure::from)
 }
 
-/// What the session needs before its first statement on the queue: little rights, a fixed search path, and plans that
-/// walk the indexes whatever the statistics say.
-pub fn prepare_session() -> Result<()> {
-    let settings = "SET SESSION AUTHORIZATION mail_worker; SET search_path = pg_catalog, pg_temp; \
+/// What the session needs before its first statement, whatever the database's settings say: the rights of the worker's
+/// role, a fixed search path, plans that walk the indexes whatever the statistics say, and commits that wait for synchronous
+/// standbys.
+pub fn prepare_session(connected_as_worker: bool) -> Result<()> {
+    if !connected_as_worker {
+        Spi::run("SET SESSION AUTHORIZATION mail_worker").map_err(Failure::from)?;
+    }
+    let settings = "SET search_path = pg_catalog, pg_temp; \
         SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET enable_hashjoin = off; \
         SET enable_mergejoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan; SET lock_timeout = '1s'; \
         SET row_security = on; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET default_transaction_read_only = off; \
-        SET default_transaction_isolation = 'read committed'; SET application_name = 'pgmq_mail worker'";
+        SET default_transaction_isolation = 'read committed'; \
+        SET synchronous_commit = on; SET application_name = 'pgmq_mail worker'";
     Spi::run(settings).map_err(Failure::from)
 }
 
