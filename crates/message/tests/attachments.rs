@@ -578,6 +578,18 @@ fn content_from_elsewhere_cannot_inject_into_a_part() {
     }
 }
 
+#[test]
+fn a_file_name_that_looks_encoded_is_read_as_it_is() {
+    for name in ["=?utf-8?q?a=0ab?=", "=?utf-8?b?Li4vYQ==?=.pdf", "a =? b"] {
+        let mail = j!({"to": "a@example.org", "attachments": [{"filename": name, "text": "x"}]});
+        let bytes = bytes_of(&json(&mail).unwrap());
+        assert_legal(&bytes);
+        let read = MessageParser::new().parse(&bytes).unwrap();
+        let part = read.attachments().next().unwrap();
+        assert_eq!(part.attachment_name(), Some(name));
+    }
+}
+
 proptest! {
     #[test]
     fn files_come_out_as_they_went_in(

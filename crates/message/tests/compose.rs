@@ -257,6 +257,21 @@ fn normal(text: &str) -> String {
         .replace('\n', "\r\n")
 }
 
+#[test]
+fn identifiers_stand_as_they_are_even_where_they_look_encoded() {
+    let long = format!("<=?utf-8?q?{}?=@x>", "a".repeat(200));
+    let mail = j!({"to": "a@example.org", "message_id": "<=?x@y>", "in_reply_to": "=?a@b", "references": ["<a@b>", long]});
+    let text = String::from_utf8(plain(&json(&mail).unwrap().content, DATE).unwrap()).unwrap();
+    assert!(
+        text.contains("\r\nMessage-ID: <=?x@y>\r\nIn-Reply-To: <=?a@b>\r\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("References: <a@b>\r\n {long}\r\n")),
+        "{text}"
+    );
+}
+
 proptest! {
     #[test]
     fn what_goes_in_comes_out(

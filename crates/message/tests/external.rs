@@ -43,8 +43,8 @@ fn files(json: &str) -> Vec<i64> {
 fn json_stays_as_it_is() {
     let deep = format!(
         r#"{{"subject": "s\"", "x": {}{}}}"#,
-        "[".repeat(100_000),
-        "]".repeat(100_000)
+        "[".repeat(999),
+        "]".repeat(999)
     );
     let table = [
         (deep.as_str(), Some("s\"")),
@@ -154,4 +154,19 @@ fn its_size_is_bounded() {
     assert_eq!(files(&many(1000).to_string()).len(), 1000);
     let others = j!({"attachments": vec![j!({}); 5000]}).to_string();
     assert!(files(&others).is_empty());
+}
+
+#[test]
+fn what_is_nested_too_deep_is_refused() {
+    let deep = |depth: usize| {
+        let (open, close) = ("{\"a\\\"[\": [".repeat(depth / 2), "]}".repeat(depth / 2));
+        format!("{open}\"[[[\"{close}")
+    };
+    with_files(&deep(1000), 1_000_000, &RefCell::default()).unwrap();
+    let refused = with_files(&deep(1002), 1_000_000, &RefCell::default()).unwrap_err();
+    assert_eq!(refused.kind, InvalidKind::TooLarge);
+    assert_eq!(
+        refused.message,
+        "message is nested 1002 deep, which exceeds the limit of 1000"
+    );
 }

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{QUEUE, json, simple, to};
-use mail_message::{Context, Simple, prepare_json};
+use std::cell::RefCell;
+
+use mail_message::{Context, Invalid, InvalidKind, Simple, prepare_json};
 use serde_json::json as j;
 
 #[test]
@@ -152,6 +154,14 @@ fn the_reverse_path_is_the_messages_the_queues_or_the_senders() {
             },
             "",
         ),
+        (
+            j!({"to": "a@b.example"}),
+            Context {
+                return_path: Some("Bounces <b@example.com>"),
+                ..QUEUE
+            },
+            "b@example.com",
+        ),
     ];
     for (message, context, expected) in table {
         let prepared = prepare_json(&message.to_string(), &context).unwrap();
@@ -160,8 +170,84 @@ fn the_reverse_path_is_the_messages_the_queues_or_the_senders() {
 }
 
 #[test]
+fn senders_that_the_caller_gives_are_asked_about() {
+    let asked = RefCell::new(Vec::new());
+    let may_send_as = |field: &str, address: &str| {
+        asked.borrow_mut().push(format!("{field} {address}"));
+        Ok(())
+    };
+    let queue = Context {
+        may_send_as: Some(&may_send_as),
+        return_path: Some("bounce@example.com"),
+        ..QUEUE
+    };
+    let external = Context {
+        external: true,
+        ..queue
+    };
+    let table: [(_, _, &[&str]); 6] = [
+        (j!({"to": "a@b.example"}), queue, &[]),
+        (
+            j!({"to": "a@b.example", "from": "A <a@c.example>", "sender": "s@c.example", "return_path": "<r@c.example>"}),
+            queue,
+            &[
+                "from a@c.example",
+                "sender s@c.example",
+                "return_path r@c.example",
+            ],
+        ),
+        (
+            j!({"to": "a@b.example", "from": "Other name <SHOP@example.com>", "return_path": "shop@example.com"}),
+            queue,
+            &[],
+        ),
+        (j!({"to": "a@b.example", "return_path": ""}), queue, &[]),
+        (
+            j!({"to": "a@b.example", "raw": "RnJvbTogYUBjLmV4YW1wbGUKU2VuZGVyOiBzQGMuZXhhbXBsZQoKeA=="}),
+            queue,
+            &["From of raw a@c.example", "Sender of raw s@c.example"],
+        ),
+        (
+            j!({"to": "a@b.example", "from": "a@c.example"}),
+            external,
+            &[],
+        ),
+    ];
+    for (message, context, expected) in table {
+        prepare_json(&message.to_string(), &context).unwrap();
+        assert_eq!(asked.take(), expected, "{message}");
+    }
+    let refuse = |field: &str, address: &str| Err(Invalid::sender_not_granted("r", field, address));
+    let queue = Context {
+        may_send_as: Some(&refuse),
+        ..QUEUE
+    };
+    let message = j!({"to": "a@b.example", "from": "a@c.example"}).to_string();
+    let error = prepare_json(&message, &queue).unwrap_err();
+    assert_eq!(
+        (error.kind, error.field.as_str(), error.message.as_str()),
+        (
+            InvalidKind::Denied,
+            "from",
+            "role \"r\" may not send as \"a@c.example\" (from)"
+        )
+    );
+}
+
+#[test]
+fn metadata_that_is_nested_too_deep_is_refused() {
+    let (open, close) = ("[".repeat(1000), "]".repeat(1000));
+    let mail = format!(r#"{{"to": "a@example.org", "metadata": {{"deep": {open}{close}}}}}"#);
+    let refused = prepare_json(&mail, &QUEUE).unwrap_err();
+    assert_eq!(
+        (refused.kind, refused.field.as_str()),
+        (InvalidKind::TooLarge, "metadata")
+    );
+}
+
+#[test]
 fn metadata_stays_as_it_was_written() {
-    let deep = format!("{}1{}", "[".repeat(1000), "]".repeat(1000));
+    let deep = format!("{}1{}", "[".repeat(999), "]".repeat(999));
     let metadata = [
         r#"{"n": 123456789012345678901234567890, "d": 0.10, "i": 9007199254740993.5}"#.to_owned(),
         r#"{"e": 1e400}"#.to_owned(),

@@ -30,6 +30,8 @@ fn bad_addresses_are_refused_by_name() {
         ("a b@example.org", "before the \"@\""),
         ("a@b@example.org", "before the \"@\""),
         ("Doe, Ann <a@example.org>", "has no domain"),
+        ("=?utf-8?q?a=40b?=@example.org", "encoded word"),
+        ("\"=?utf-8?b?YQ==?=\"@example.org", "encoded word"),
         ("Ann (x) <a@example.org>", "display name"),
         ("\"Ann <a@example.org>", "display name"),
         ("Ann <a@example.org", "before the \"@\""),

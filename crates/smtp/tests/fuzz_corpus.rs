@@ -1,4 +1,5 @@
-//! The checks of the fuzz targets, on stable: over their corpora, and over arbitrary bytes.
+//! The checks of the fuzz targets, on stable: over their corpora, and over arbitrary bytes. `PROPTEST_CASES` asks for
+//! more of these.
 
 #[path = "../fuzz/checks.rs"]
 mod checks;
@@ -57,8 +58,17 @@ fn bytes(tokens: &'static [&'static [u8]]) -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// At least so many inputs for each target.
+fn config() -> ProptestConfig {
+    let given = ProptestConfig::default();
+    ProptestConfig {
+        cases: given.cases.max(2000),
+        ..given
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(config())]
 
     #[test]
     fn any_bytes_are_replies_or_garbage(

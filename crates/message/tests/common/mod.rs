@@ -18,6 +18,7 @@ pub const QUEUE: Context<'static> = Context {
     external: false,
     render: &|template| Err(Invalid::unknown_template(&template.name)),
     stored: &|id| Err(Invalid::unknown_attachment(id)),
+    may_send_as: None,
 };
 
 pub fn to(recipient: &str) -> Simple<'_> {

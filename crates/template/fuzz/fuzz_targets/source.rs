@@ -1,0 +1,13 @@
+//! Whatever stands in a part of a template, it is checked, and what is accepted renders or fails with an error.
+
+#![no_main]
+
+#[allow(dead_code, reason = "each target uses the part it needs")]
+#[path = "../checks.rs"]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(
+    // A panic that the crate catches is no finding; the fuzzer's hook would abort at it.
+    init: drop(std::panic::take_hook()),
+    |data: &[u8]| checks::source(data)
+);
