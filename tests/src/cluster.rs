@@ -12,7 +12,8 @@ use postgres::{Client, Config, NoTls};
 use crate::guard::{Folder, Guard};
 use crate::options::ClusterOptions;
 use crate::process::{
-    as_server_user, children, free_port, is_alive, is_attached, run, server_user,
+    as_root, as_server_user, children, free_port, how_to_be_root, is_alive, is_attached,
+    is_stopped, run, server_user,
 };
 use crate::wait::{eventually, until};
 
@@ -27,6 +28,8 @@ pub enum Stop {
     Immediate,
     /// As a power cut: every process is killed at once.
     Crash,
+    /// The postmaster alone is killed; the others see it and end.
+    Orphan,
 }
 
 /// A server with a data directory of its own, trusting everybody on its socket and on a loopback
@@ -75,21 +78,11 @@ impl Cluster {
 
     /// Creates one without starting it.
     pub fn create(options: &ClusterOptions) -> Self {
-        let bin = server_programs();
-        let folder = Folder::new("db");
-        if let Some(user) = server_user() {
-            std::os::unix::fs::chown(
-                folder.path(),
-                Some(user.uid.as_raw()),
-                Some(user.gid.as_raw()),
-            )
-            .expect("root may");
-        }
-        let data = folder.path().join("data");
+        let cluster = Self::without_data(options);
         run(
-            as_server_user(bin.join("initdb"))
+            as_server_user(cluster.bin.join("initdb"))
                 .arg("-D")
-                .arg(&data)
+                .arg(&cluster.data)
                 .args([
                     "--username=postgres",
                     "--auth=trust",
@@ -100,24 +93,66 @@ impl Cluster {
                 ]),
             Self::PATIENCE,
         );
-        let cluster = Self {
-            bin,
-            data,
+        cluster.configure();
+        cluster
+    }
+
+    /// One whose data directory is yet to be made.
+    pub(crate) fn without_data(options: &ClusterOptions) -> Self {
+        let folder = Folder::new("db");
+        if let Some(megabytes) = options.disk {
+            let mut mount = as_root("mount");
+            mount
+                .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
+                .arg(folder.path());
+            run(&mut mount, Self::PATIENCE);
+        }
+        if let Some(user) = server_user() {
+            std::os::unix::fs::chown(
+                folder.path(),
+                Some(user.uid.as_raw()),
+                Some(user.gid.as_raw()),
+            )
+            .expect("root may");
+        }
+        let unmount = match options.disk {
+            Some(_) => r#"$2 umount -l "$1";"#,
+            None => "",
+        };
+        Self {
+            bin: server_programs(options.pg_config.as_deref()),
+            data: folder.path().join("data"),
             log: folder.path().join("log"),
             port: free_port(),
             postmaster: None,
             options: options.clone(),
             _guard: Guard::new(
-                &format!("{CLEANUP} {}", Folder::removal()),
-                &[folder.text(), ""],
+                &format!("{CLEANUP} {unmount} {}", Folder::removal()),
+                &[folder.text(), how_to_be_root()],
             ),
             folder,
-        };
-        cluster.configure();
-        cluster
+        }
     }
 
-    fn configure(&self) {
+    /// Copies the data of a running server, as `pg_basebackup` does, without starting the copy: what the options say is all
+    /// that it has of its own.
+    pub fn clone_of(original: &Self, options: &ClusterOptions) -> Self {
+        let clone = Self::create(options);
+        fs::remove_dir_all(clone.data()).expect("it is ours");
+        run(
+            original
+                .program("pg_basebackup")
+                .arg("-D")
+                .arg(clone.data())
+                .args(["--checkpoint=fast", "--no-sync"]),
+            Self::PATIENCE,
+        );
+        clone.configure();
+        clone
+    }
+
+    /// Writes what the options say over whatever stands in `postgresql.auto.conf`.
+    pub(crate) fn configure(&self) {
         let lines = self.options.configuration(self.folder.text(), self.port);
         let file = self.data.join("postgresql.auto.conf");
         fs::write(&file, lines).expect("the data directory is writable");
@@ -149,6 +184,7 @@ impl Cluster {
             .stdout(log.try_clone().expect("a file can be shared"))
             .stderr(log)
             .env("TZ", "UTC")
+            .envs(self.options.environment.iter().cloned())
             .spawn()
             .expect("postgres starts");
         self.postmaster = Some(postmaster);
@@ -159,6 +195,15 @@ impl Cluster {
             }
             self.try_connect("postgres").ok()
         });
+    }
+
+    /// Starts it again if it has ended by itself, as it does when recovery is not possible.
+    pub fn revive(&mut self) {
+        let ended = |child: &mut Child| !matches!(child.try_wait(), Ok(None));
+        if self.postmaster.as_mut().is_none_or(ended) {
+            self.postmaster = None;
+            self.resume();
+        }
     }
 
     /// Stops the server, and panics when that takes longer than [`PATIENCE`](Self::PATIENCE).
@@ -176,8 +221,7 @@ impl Cluster {
             // It must not start another process while we look which there are.
             kill(Pid::from_raw(process as i32), Signal::SIGSTOP).expect("it is our child");
             until("the postmaster stands still", timeout, || {
-                fs::read_to_string(format!("/proc/{process}/stat"))
-                    .is_ok_and(|stat| stat.contains(") T "))
+                is_stopped(Pid::from_raw(process as i32))
             });
         }
         let family = children(process);
@@ -185,7 +229,7 @@ impl Cluster {
             Stop::Smart => Signal::SIGTERM,
             Stop::Fast => Signal::SIGINT,
             Stop::Immediate => Signal::SIGQUIT,
-            Stop::Crash => Signal::SIGKILL,
+            Stop::Crash | Stop::Orphan => Signal::SIGKILL,
         };
         kill(Pid::from_raw(process as i32), signal).expect("it is our child");
         if how == Stop::Crash {
@@ -294,6 +338,16 @@ impl Cluster {
         self.postmaster.as_ref().expect("the server runs").id()
     }
 
+    /// The directory of its programs.
+    pub fn programs(&self) -> &Path {
+        &self.bin
+    }
+
+    /// The directory of its sockets, which its user can write to.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The data directory.
     pub fn data(&self) -> &Path {
         &self.data
@@ -331,16 +385,22 @@ impl Drop for Cluster {
     }
 }
 
-/// The folder of the programs of the server under test.
-fn server_programs() -> PathBuf {
+/// The `pg_config` of the server under test.
+pub fn pg_config() -> PathBuf {
     let staged = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../target/postgres/15/bin/pg_config"
     );
-    let program = std::env::var("PG_CONFIG").unwrap_or_else(|_| staged.to_owned());
+    std::env::var_os("PG_CONFIG").map_or_else(|| staged.into(), PathBuf::from)
+}
+
+/// The folder of the programs of a server, by default the one under test.
+pub(crate) fn server_programs(program: Option<&Path>) -> PathBuf {
+    let program = program.map_or_else(pg_config, Path::to_owned);
     assert!(
-        Path::new(&program).exists(),
-        "no server at {program}: run `make stage`, or set PG_CONFIG"
+        program.exists(),
+        "no server at {}: run `make stage`, or set PG_CONFIG",
+        program.display()
     );
     let output = run(
         Command::new(&program).arg("--bindir"),

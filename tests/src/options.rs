@@ -1,13 +1,17 @@
 //! How a test cluster is set up.
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 /// What a [`Cluster`](crate::Cluster) is started with.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
     pub(crate) preload: bool,
     pub(crate) fsync: bool,
+    pub(crate) pg_config: Option<PathBuf>,
     pub(crate) settings: Vec<(String, String)>,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) disk: Option<u32>,
 }
 
 impl Default for ClusterOptions {
@@ -15,7 +19,10 @@ impl Default for ClusterOptions {
         Self {
             preload: true,
             fsync: false,
+            pg_config: None,
             settings: Vec::new(),
+            environment: Vec::new(),
+            disk: None,
         }
     }
 }
@@ -40,10 +47,31 @@ impl ClusterOptions {
         self
     }
 
+    /// Which server it is (default: the one under test).
+    #[must_use]
+    pub fn pg_config(mut self, program: &Path) -> Self {
+        self.pg_config = Some(program.to_owned());
+        self
+    }
+
     /// A line of `postgresql.conf`; it wins over the defaults and over earlier ones.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A variable of the server's environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The data directory on a file system of its own, of so many megabytes (in memory; only root may).
+    #[must_use]
+    pub fn disk(mut self, megabytes: u32) -> Self {
+        self.disk = Some(megabytes);
         self
     }
 

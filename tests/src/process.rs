@@ -1,12 +1,16 @@
 //! Commands with a deadline, and who they run as.
 
 use std::net::TcpListener;
+use std::ops::Range;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User};
+
+use crate::wait::until;
 
 /// Whether the tests run as root.
 pub fn is_root() -> bool {
@@ -122,8 +126,25 @@ pub(crate) fn try_run(command: &mut Command, timeout: Duration) -> Output {
 
 /// A TCP port on the loopback interface that nobody listened on a moment ago.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let listener = listen_somewhere();
     listener.local_addr().expect("it is bound").port()
+}
+
+/// Listens on a port of the loopback interface. Not one of those that connections get for their own end (ip(7),
+/// `ip_local_port_range`), and another one each time: once it is let go of it stays free until it is listened on again.
+pub(crate) fn listen_somewhere() -> TcpListener {
+    const PORTS: Range<u32> = 10_000..32_000;
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Processes begin at places of their own.
+        let place = std::process::id().wrapping_mul(251);
+        let place = place.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + place % (PORTS.end - PORTS.start);
+        let port = u16::try_from(port).expect("it is in the range");
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener;
+        }
+    }
 }
 
 /// The children of a process that are alive.
@@ -146,6 +167,35 @@ pub(crate) fn children(parent: u32) -> Vec<Pid> {
         })
         .map(Pid::from_raw)
         .collect()
+}
+
+/// Ends a process and all that descend from it at once, as a power cut does.
+#[track_caller]
+pub(crate) fn cut_off(process: u32, timeout: Duration) {
+    let mut family = vec![Pid::from_raw(process as i32)];
+    let mut at = 0;
+    while at < family.len() {
+        // It must not start another process while we look which there are.
+        if kill(family[at], Signal::SIGSTOP).is_ok() {
+            until("the process stands still", timeout, || {
+                !is_alive(family[at]) || is_stopped(family[at])
+            });
+        }
+        let next = children(family[at].as_raw() as u32);
+        family.extend(next);
+        at += 1;
+    }
+    for process in &family {
+        let _ = kill(*process, Signal::SIGKILL);
+    }
+    until("the processes end", timeout, || {
+        !family.iter().any(|process| is_alive(*process))
+    });
+}
+
+/// Whether a process was stopped by SIGSTOP.
+pub(crate) fn is_stopped(process: Pid) -> bool {
+    std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| stat.contains(") T "))
 }
 
 /// Whether a process exists.

@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 
+use crate::ask::SOON;
 use crate::certificates::Certificates;
 use crate::client::base64;
+use crate::process::listen_somewhere;
+use crate::wait::eventually;
 pub(crate) use script::Script;
 pub use script::{Action, Event, Phase};
 
@@ -162,8 +165,13 @@ impl SinkBuilder {
 
     /// Starts listening.
     pub fn start(self) -> Sink {
-        let listener =
-            TcpListener::bind(("127.0.0.1", self.port)).expect("the port can be listened on");
+        let listener = match self.port {
+            0 => listen_somewhere(),
+            // A program that is just being started holds what was listened on before for a moment.
+            port => eventually("the port can be listened on", SOON, || {
+                TcpListener::bind(("127.0.0.1", port)).ok()
+            }),
+        };
         let port = listener.local_addr().expect("it is bound").port();
         let state = Arc::new(self.state);
         let accepting = Arc::clone(&state);
@@ -245,6 +253,17 @@ impl Sink {
         lock(&self.state.mails).clone()
     }
 
+    /// The accepted mails since the last call, in the order of their arrival.
+    pub fn take(&self) -> Vec<Mail> {
+        std::mem::take(&mut *lock(&self.state.mails))
+    }
+
+    /// Ends it, and gives what it had accepted by then.
+    pub fn stop(self) -> Vec<Mail> {
+        self.end();
+        self.take()
+    }
+
     /// Forgets the mails and commands so far; the count goes on.
     pub fn forget(&self) {
         lock(&self.state.mails).clear();
@@ -318,8 +337,9 @@ impl Sink {
     }
 }
 
-impl Drop for Sink {
-    fn drop(&mut self) {
+impl Sink {
+    /// Stops listening, and waits until no connection is served any more.
+    fn end(&self) {
         self.state.stopped.store(true, Ordering::Relaxed);
         // Wakes the thread that accepts, so that the port is free when this returns.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
@@ -329,6 +349,12 @@ impl Drop for Sink {
             std::thread::sleep(Duration::from_micros(200));
             self.drop_connections();
         }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

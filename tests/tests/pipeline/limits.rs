@@ -130,6 +130,31 @@ fn large_mails_of_one_queue_leave_room_for_those_of_another() {
 }
 
 #[test]
+fn a_mail_larger_than_all_room_leaves_room_for_those_behind_it() {
+    let stuck = Sink::scripted(|event| match event.phase {
+        Phase::Mail => Action::Silence,
+        _ => Action::Accept,
+    });
+    let sink = Sink::start();
+    let mut world = World::new();
+    world.relay(
+        "stuck",
+        &stuck.url(),
+        &[("recipient_domains", "{slow.test}")],
+    );
+    world.relay("main", &sink.url(), &[]);
+    world.queue("default", &[("transport", "smtp")]);
+    world.run(
+        "SELECT mail.enqueue(jsonb_build_object('to', 'a@slow.test', 'attachments', jsonb_build_array(
+             mail.attach(convert_to(repeat('x', 25000000), 'UTF8'), 'x.txt'))))",
+    );
+    world.until("SELECT in_flight > 0 FROM mail.workers");
+    for id in world.put_many(10, "") {
+        world.reaches(id, "sent");
+    }
+}
+
+#[test]
 fn a_mail_that_could_not_be_sent_in_its_time_expires() {
     let sink = never();
     let mut world = World::with(&sink);

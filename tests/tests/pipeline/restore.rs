@@ -55,7 +55,8 @@ struct Ids {
 }
 
 fn fill(world: &mut World<'_>) -> Ids {
-    world.queue("kept", &[("transport", "capture")]);
+    world.run("INSERT INTO mail.sender_grant (role, queue, sender) VALUES ('postgres', 'kept', 'b.test'), ('postgres', NULL, '*')");
+    world.queue("kept", &[("transport", "capture"), ("owner", "postgres")]);
     world.queue("waiting", &[("transport", "smtp"), ("paused", "true")]);
     world.queue(
         "default",
@@ -117,6 +118,7 @@ fn a_restored_dump_is_complete_but_for_the_secrets() {
     for table in [
         "relay",
         "queue",
+        "sender_grant",
         "message",
         "pending",
         "event",

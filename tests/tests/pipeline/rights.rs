@@ -160,7 +160,7 @@ fn the_worker_does_everything_as_a_role_that_owns_nothing() {
     );
     assert_eq!(owned, 0);
     let role: bool = world.one(
-        "SELECT rolsuper OR rolcanlogin OR rolcreaterole OR rolcreatedb OR rolbypassrls FROM pg_roles
+        "SELECT rolsuper OR rolconnlimit <> 0 OR rolcreaterole OR rolcreatedb OR rolbypassrls OR rolreplication FROM pg_roles
          WHERE rolname = 'mail_worker'",
         &[],
     );

@@ -118,6 +118,28 @@ fn a_queue_that_holds_messages_is_not_deleted_the_fresh_one_neither() {
 }
 
 #[test]
+fn what_holds_mail_is_not_truncated() {
+    let database = database();
+    let mut client = work(&database);
+    put(&mut client, "x", "");
+    for table in [
+        "message",
+        "pending",
+        "lease",
+        "event",
+        "dead_letter",
+        "idempotency",
+        "supersede",
+        "attachment",
+        "message_attachment",
+    ] {
+        let refused = code(client.execute(&format!("TRUNCATE mail.{table} CASCADE"), &[]));
+        assert_eq!(refused.code(), "0A000", "{table}");
+    }
+    assert_eq!(messages(&mut client), 1);
+}
+
+#[test]
 fn the_id_of_a_queue_cannot_be_changed() {
     let database = database();
     let mut client = work(&database);
@@ -207,4 +229,18 @@ fn a_send_at_long_past_does_not_make_a_message_old() {
     }
     let letters: i64 = one(&mut client, "SELECT count(*) FROM mail.dead_letters", &[]);
     assert_eq!(letters, 0);
+}
+
+#[test]
+fn json_that_a_consumer_could_not_read_is_refused() {
+    let database = database();
+    let mut client = work(&database);
+    let deep = |depth: usize| {
+        format!(
+            "SELECT mail.enqueue((repeat('[', {depth}) || repeat(']', {depth}))::jsonb, queue => 'work')"
+        )
+    };
+    assert_eq!(code(client.execute(&deep(5000), &[])).code(), "54000");
+    client.execute(&deep(1000), &[]).unwrap();
+    assert!(take(&mut client, "1 minute").is_some());
 }

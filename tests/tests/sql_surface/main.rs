@@ -7,12 +7,15 @@ mod comments;
 mod enqueue;
 mod guards;
 mod hidden;
+mod hostile;
 mod keys;
 mod leases;
 mod refusals;
 mod relay_secrets;
 mod rights;
 mod rules;
+mod senders;
+mod tenants;
 mod watch;
 
 use std::time::Duration;

@@ -232,3 +232,46 @@ fn no_secret_stays_without_its_relay() {
     root.execute("TRUNCATE mail.relay CASCADE", &[]).unwrap();
     assert_eq!(stored(&mut root), [""; 0]);
 }
+
+#[test]
+fn a_secret_goes_nowhere_else_whatever_the_statement() {
+    let database = database();
+    let (mut admin, mut root) = configured(&database);
+    let elsewhere = "'smtp://127.0.0.1:2', 'app', '(stored)'";
+    for statement in [
+        format!(
+            "WITH gone AS (DELETE FROM mail.relay WHERE name = 'r' RETURNING name)
+             INSERT INTO mail.relay (name, url, username, secret) SELECT name, {elsewhere} FROM gone"
+        ),
+        format!(
+            "WITH away AS (UPDATE mail.relay SET name = 'away' WHERE name = 'r' RETURNING 'r' AS name)
+             INSERT INTO mail.relay (name, url, username, secret) SELECT name, {elsewhere} FROM away"
+        ),
+        format!(
+            "DELETE FROM mail.relay WHERE name = 'r';
+             INSERT INTO mail.relay (name, url, username, secret) VALUES ('r', {elsewhere})"
+        ),
+        format!(
+            "INSERT INTO mail.relay (name, url, username, secret) VALUES ('s', {elsewhere});
+             UPDATE mail.relay SET name = CASE name WHEN 'r' THEN 's' ELSE 'r' END"
+        ),
+        format!(
+            "INSERT INTO mail.relay (name, url, username, secret) VALUES ('r given', {elsewhere});
+             INSERT INTO mail.relay (name, url, username, secret) VALUES ('r', 'smtp://127.0.0.1:1', 'app', 'x') ON CONFLICT DO NOTHING"
+        ),
+    ] {
+        // Refused or not.
+        let _ = admin.batch_execute(&format!("BEGIN; {statement}; COMMIT"));
+        let _ = admin.batch_execute("ROLLBACK");
+        let stolen: Vec<String> = all(
+            &mut root,
+            "SELECT s.relay || ' ' || s.secret FROM mail.relay_secret s JOIN mail.relay r ON r.name = s.relay
+             WHERE r.url <> 'smtp://127.0.0.1:1'",
+            &[],
+        );
+        assert_eq!(stolen, [""; 0], "{statement}");
+        let reset = "DELETE FROM mail.relay; INSERT INTO mail.relay (name, url, username, secret)
+                     VALUES ('r', 'smtp://127.0.0.1:1', 'app', 'first')";
+        admin.batch_execute(reset).expect("they are the admin's");
+    }
+}

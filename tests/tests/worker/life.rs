@@ -106,3 +106,24 @@ fn run_once(cluster: &Cluster, ids: &mut Vec<i64>) {
         ids.push(put(&mut client, "x", &more));
     }
 }
+
+#[test]
+fn a_message_whose_row_comes_later_is_waited_for() {
+    let database = database();
+    let mut client = database.connect();
+    run_sql(&mut client, "SELECT mail.pause('default')");
+    let id = put(&mut client, "later", "");
+    // As in the middle of a restore.
+    run_sql(
+        &mut client,
+        "CREATE TABLE kept AS SELECT * FROM mail.message;
+         DELETE FROM mail.message;
+         SELECT mail.resume('default')",
+    );
+    let other = put(&mut client, "other", "");
+    reaches(&mut client, other, "sent");
+    let leases: i64 = one(&mut client, "SELECT count(*) FROM mail.lease", &[]);
+    assert_eq!(leases, 0);
+    run_sql(&mut client, "INSERT INTO mail.message SELECT * FROM kept");
+    reaches(&mut client, id, "sent");
+}

@@ -1,9 +1,11 @@
 //! The worker's life: it starts by itself, is there when it is needed, gets out of the way, and stops in time.
 
+mod clock;
 mod databases;
 mod extension;
 mod life;
 mod locks;
+mod role;
 mod settings;
 mod standby;
 mod stop;

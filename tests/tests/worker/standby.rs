@@ -1,29 +1,10 @@
 //! Streaming replication.
 
-use std::fs;
-
 use pgmq_mail_tests::{
-    Cluster, ClusterOptions, SOON, Sink, Stop, one, reaches, run, run_sql, until, worker_of,
+    Cluster, ClusterOptions, SOON, Sink, Stop, one, reaches, run_sql, until, worker_of,
 };
 
 use crate::{delivering, put};
-
-/// A copy of the server that follows it.
-fn follow(primary: &Cluster) -> Cluster {
-    let mut standby = Cluster::create(&ClusterOptions::new());
-    fs::remove_dir_all(standby.data()).expect("it is ours");
-    run(
-        primary
-            .program("pg_basebackup")
-            .arg("-D")
-            .arg(standby.data())
-            .args(["--checkpoint=fast", "--no-sync", "--write-recovery-conf"]),
-        Cluster::PATIENCE,
-    );
-    standby.set("primary_conninfo", &primary.url("postgres"));
-    standby.resume();
-    standby
-}
 
 #[test]
 fn a_standby_is_silent_and_delivers_after_its_promotion() {
@@ -33,7 +14,8 @@ fn a_standby_is_silent_and_delivers_after_its_promotion() {
     run_sql(&mut client, "CREATE EXTENSION pgmq_mail");
     delivering(&mut client, &sink);
     let before = put(&mut client, "before", ", queue => 'out'");
-    let standby = follow(&primary);
+    let mut standby = primary.standby(&ClusterOptions::new());
+    standby.resume();
     let after = put(&mut client, "after", ", queue => 'out'");
 
     let mut reader = standby.connect("postgres");

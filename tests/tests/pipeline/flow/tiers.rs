@@ -120,6 +120,22 @@ fn a_relay_that_names_domains_serves_these_and_they_go_nowhere_else() {
 }
 
 #[test]
+fn mail_that_no_relay_serves_is_a_finding_until_one_does() {
+    let sink = Sink::start();
+    let mut world = World::new();
+    let columns = [("recipient_domains", "{theirs.test}")];
+    world.relay("theirs", &sink.url(), &columns);
+    let ids = put_to(&mut world, "any.test", 3, "");
+    world.ails(
+        "relays",
+        "3 messages in queue \"default\" wait: no relay of its queue serves any.test",
+    );
+    world.run("UPDATE mail.relay SET recipient_domains = '{}'");
+    all_sent_at_once(&mut world, &ids);
+    world.until("SELECT NOT EXISTS (SELECT FROM mail.health())");
+}
+
+#[test]
 fn a_mail_to_two_domains_with_relays_of_their_own_is_one_message_in_one_attempt() {
     let [any, theirs] = [Sink::start(), Sink::start()];
     let mut world = World::new();
