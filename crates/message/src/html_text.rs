@@ -294,9 +294,10 @@ impl Writer {
                 if i > 0 {
                     self.line_break();
                 }
-                let line = line.trim_end();
+                // White space of HTML that is none in mail.
+                let line = line.trim_end().replace(['\r', '\u{c}'], " ");
                 if !line.is_empty() {
-                    self.word(line);
+                    self.word(&line);
                 }
             }
             return;
@@ -451,6 +452,7 @@ mod tests {
                 "> a\n>\n> b\n\nc\n",
             ),
             ("<pre>a  b\n  c</pre>", "a  b\n  c\n"),
+            ("<pre>a&#12;b&#13;c\r\nd</pre>", "a b c\nd\n"),
             (
                 "<img src='data:image/png;base64,AAAA' alt='Logo'> x",
                 "Logo x\n",
