@@ -27,7 +27,7 @@ pub use signals::{
     Patience, install as install_signal_handlers, reload_requested, stop_requested,
     with_signals_blocked,
 };
-pub use transaction::{Failure, transaction};
+pub use transaction::{Failure, insist, transaction};
 pub use wake::{
     await_begin, await_end, await_touch, is_worker, note, note_locked, note_sweep, note_timer,
     request_worker,

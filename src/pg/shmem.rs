@@ -1,10 +1,11 @@
 //! Shared memory: which databases have a worker, how to wake it, and the smallest new key per lane.
 //!
-//! Everything is atomic; nobody ever waits for anybody. A lane is a queue and a rank (negated priority). At the end
-//! of a transaction its keys are published with [`SlotHandle::mark`]; the worker takes them with
-//! [`SlotHandle::drain`] before it takes the snapshot that it looks with, so that what is published is visible.
+//! Everything is atomic, and nobody waits for anybody but to give a database its slot. A lane is a queue and a rank
+//! (negated priority). At the end of a transaction its keys are published with [`SlotHandle::mark`]; the worker takes
+//! them with [`SlotHandle::drain`] before it takes the snapshot that it looks with, so that what is published is visible.
 
 use std::{
+    ffi::CStr,
     ptr,
     sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::SeqCst},
 };
@@ -96,6 +97,9 @@ struct Shared {
     slots: [Slot; SLOTS],
 }
 
+/// The name of the memory, and of the lock under which a database gets its slot, so that it never gets two.
+const NAME: &CStr = c"pgmq_mail";
+
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(ptr::null_mut());
 static IS_LAUNCHER: AtomicBool = AtomicBool::new(false);
 
@@ -108,7 +112,7 @@ pub fn register() {
     // SAFETY: called once, by the postmaster, while it loads libraries: single-threaded.
     unsafe {
         #[cfg(feature = "pg14")]
-        pg_sys::RequestAddinShmemSpace(size_of::<Shared>());
+        request_all();
         #[cfg(not(feature = "pg14"))]
         {
             PREVIOUS_REQUEST = pg_sys::shmem_request_hook;
@@ -127,7 +131,16 @@ extern "C-unwind" fn request() {
         if let Some(previous) = PREVIOUS_REQUEST {
             previous();
         }
+        request_all();
+    }
+}
+
+/// Where Postgres lets libraries ask.
+unsafe fn request_all() {
+    // SAFETY: by the caller's word; the name is a C string, which is copied.
+    unsafe {
         pg_sys::RequestAddinShmemSpace(size_of::<Shared>());
+        pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), 1);
     }
 }
 
@@ -142,8 +155,7 @@ extern "C-unwind" fn startup() {
         }
         let mut found = false;
         let shared: *mut Shared =
-            pg_sys::ShmemInitStruct(c"pgmq_mail".as_ptr(), size_of::<Shared>(), &raw mut found)
-                .cast();
+            pg_sys::ShmemInitStruct(NAME.as_ptr(), size_of::<Shared>(), &raw mut found).cast();
         if !found {
             ptr::write_bytes(shared, 0, 1);
             for slot in &(*shared).slots {
@@ -162,6 +174,18 @@ fn shared() -> Option<&'static Shared> {
 /// Whether the library was preloaded, so that there is shared memory and a launcher.
 pub fn preloaded() -> bool {
     shared().is_some()
+}
+
+/// Runs `work`, which can raise no ERROR, while no other process does.
+fn alone<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: the lock was asked for together with the memory, and is released by the process that has it.
+    unsafe {
+        let lock = &raw mut (*pg_sys::GetNamedLWLockTranche(NAME.as_ptr())).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let result = work();
+        pg_sys::LWLockRelease(lock);
+        result
+    }
 }
 
 impl Slot {
@@ -196,17 +220,21 @@ impl SlotHandle {
 
     /// The database's slot, taken now if need be; `None` when all are taken or there is no shared memory.
     pub fn take(database: pg_sys::Oid) -> Option<Self> {
+        let slots = &shared()?.slots;
         Self::find(database).or_else(|| {
-            let free = |slot: &&Slot| {
-                slot.database
-                    .compare_exchange(0, database.to_u32(), SeqCst, SeqCst)
-                    .is_ok()
-            };
-            shared()?.slots.iter().find(free).map(Self)
+            alone(|| {
+                // Another process may have taken it a moment ago.
+                Self::find(database).or_else(|| {
+                    let free = |slot: &&Slot| slot.database.load(SeqCst) == 0;
+                    let slot = slots.iter().find(free)?;
+                    slot.database.store(database.to_u32(), SeqCst);
+                    Some(Self(slot))
+                })
+            })
         })
     }
 
-    /// Gives the slot back: its database is gone.
+    /// Gives the slot back: nobody needs it any more.
     pub fn free(self) {
         self.0.reset();
         self.0.database.store(0, SeqCst);

@@ -100,3 +100,22 @@ pub fn transaction<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Fa
         })
         .execute()
 }
+
+/// The same for work that has to be done once, and by nobody else: begins again where somebody cancels it. Not for ever,
+/// as what cancels it may be a setting of the database.
+pub fn insist<T>(work: impl Fn() -> Result<T, Failure>) -> Result<T, Failure> {
+    const TIMES: usize = 10;
+    let cancelled = |result: &Result<T, Failure>| {
+        result
+            .as_ref()
+            .is_err_and(|failure| failure.code == pgrx::PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
+    };
+    let mut result = transaction(&work);
+    for _ in 1..TIMES {
+        if !cancelled(&result) {
+            break;
+        }
+        result = transaction(&work);
+    }
+    result
+}

@@ -141,26 +141,23 @@ impl Worker {
             .into_iter()
             .map(|body| (body.id, body))
             .collect();
-        // A restore may bring the message later.
-        free.retain(|candidate| bodies.contains_key(&candidate.id));
-        let expired: Vec<i64> = ids
-            .iter()
-            .copied()
-            .filter(|id| bodies.get(id).is_some_and(|body| body.expired))
-            .collect();
+        // Without those whose message a restore may bring later.
+        let (expired, free): (Vec<_>, Vec<_>) = free
+            .into_iter()
+            .filter_map(|candidate| {
+                let body = bodies.remove(&candidate.id)?;
+                Some((candidate, body))
+            })
+            .partition(|(_, body)| body.expired);
         if !expired.is_empty() {
-            store::expire(&expired)?;
-            free.retain(|candidate| !expired.contains(&candidate.id));
+            store::expire(&ids_of(&expired))?;
         }
         if free.is_empty() {
             return Ok((0, cut));
         }
-        let ids: Vec<i64> = free.iter().map(|candidate| candidate.id).collect();
-        let token = store::lease(queue.id, &ids)?;
-        for candidate in &free {
-            let Some(body) = bodies.remove(&candidate.id) else {
-                continue;
-            };
+        let count = free.len();
+        let token = store::lease(queue.id, &ids_of(&free))?;
+        for (candidate, body) in free {
             claimed.messages.push((
                 candidate.id,
                 InFlight {
@@ -189,7 +186,7 @@ impl Worker {
                 )),
             });
         }
-        Ok((free.len(), cut))
+        Ok((count, cut))
     }
 
     /// Whom a message goes to: its recipients, or the one address that the server's configuration names.
@@ -239,4 +236,8 @@ impl Worker {
         free.truncate(keep);
         first_left
     }
+}
+
+fn ids_of(found: &[(Candidate, store::Body)]) -> Vec<i64> {
+    found.iter().map(|(candidate, _)| candidate.id).collect()
 }

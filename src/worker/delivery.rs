@@ -119,8 +119,8 @@ pub extern "C-unwind" fn pgmq_mail_delivery_main(argument: pg_sys::Datum) {
         pg::exit(code)
     };
     let connected_as_worker = role != pg_sys::InvalidOid;
-    let prepared = pg::transaction(|| store::prepare_session(connected_as_worker));
-    match prepared.and_then(|()| pg::transaction(store::extension)) {
+    let prepared = pg::insist(|| store::prepare_session(connected_as_worker));
+    match prepared.and_then(|()| pg::insist(store::extension)) {
         Ok(Some(extension)) if !connected_as_worker && since_0_2(extension) => {
             if pg::transaction(|| Ok(worker_role()))
                 .is_ok_and(|role| role != Some(pg_sys::InvalidOid))
@@ -180,7 +180,7 @@ impl Worker {
         if let Some(slot) = slot {
             slot.enter();
         }
-        store::transaction(extension, store::recover)?;
+        store::recover(extension)?;
         let (doorbell, bell) = Doorbell::new().map_err(unavailable)?;
         let reports = Arc::new(Mutex::new(Vec::new()));
         let inbox = Inbox(Arc::clone(&reports));

@@ -1,9 +1,9 @@
 //! The launcher keeps one delivery worker for each database that has the extension.
 //!
-//! It is connected to no database, so it blocks none, and nobody's code can run in it. It learns of a database from a request (CREATE EXTENSION, a commit
-//! that found no worker to wake), at its start from the list of databases, and every minute from that list again, for
-//! copies that nobody announced. A worker that finds no extension says so and leaves for good; one that dies is started
-//! again, with a growing pause if it keeps dying.
+//! It is connected to no database, so it blocks none, and nobody's code can run in it. It learns of a database from a
+//! request (CREATE EXTENSION, a commit that found no worker to wake), at its start from the list of databases, and every
+//! minute from that list again, for copies that nobody announced. A worker that finds no extension says so and leaves for
+//! good; one that dies is started again, with a growing pause if it keeps dying.
 
 use std::{collections::HashMap, ffi::CStr, time::Duration};
 
@@ -228,7 +228,7 @@ impl Database {
         if slot.is_some_and(|slot| slot.status() == Status::Absent) {
             self.failures = 0;
             self.due = std::mem::take(&mut self.requested).then_some(now);
-            if let Some(slot) = slot {
+            if let Some(slot) = slot.filter(|slot| !slot.held()) {
                 slot.free();
             }
             return;

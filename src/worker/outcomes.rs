@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use mail_lanes::{Flight, InFlight};
 use mail_relay::{Action, Decision, Finished, JobResult};
 use mail_smtp::{Outcome, Phase, RecipientResult, RelayFault, Reply, Verdict};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::store;
 use crate::pg::Failure;
@@ -245,16 +245,18 @@ fn part_results(end: &Finished, words: &Words<'_>) -> Vec<Value> {
     results
 }
 
-/// What is remembered of how the message was made goes with what a rule decided.
+/// The note goes with what a rule decided.
 fn add_note(result: &mut Value, end: &Finished) {
-    let note = end.note.as_deref().map(serde_json::from_str);
-    let Some(Ok(Value::Object(note))) = note else {
-        return;
-    };
+    let Some(note) = note(end) else { return };
     match &mut result["detail"] {
         Value::Object(detail) => detail.extend(note),
         missing => *missing = Value::Object(note),
     }
+}
+
+/// What is remembered of how the message was made.
+pub(super) fn note(end: &Finished) -> Option<Map<String, Value>> {
+    serde_json::from_str(end.note.as_deref()?).ok()
 }
 
 /// The relay took some recipients and no more in one transaction: the rest go in a further one (RFC 5321 section

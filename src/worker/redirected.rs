@@ -5,7 +5,7 @@ use mail_relay::{Finished, JobResult};
 use mail_smtp::Outcome;
 use serde_json::{Value, json};
 
-use super::delivery::Worker;
+use super::{delivery::Worker, outcomes};
 
 /// Where a message goes, and where it would have gone.
 pub(super) struct Redirected {
@@ -34,11 +34,7 @@ impl Redirected {
         }
         end.decisions = self.each(&end.decisions);
         end.to.clone_from(&self.instead_of);
-        let note = end.note.as_deref().map(serde_json::from_str);
-        let mut note = match note {
-            Some(Ok(Value::Object(note))) => note,
-            _ => serde_json::Map::new(),
-        };
+        let mut note = outcomes::note(end).unwrap_or_default();
         note.insert("redirected_to".to_owned(), json!(self.to));
         end.note = Some(Value::Object(note).to_string().into());
     }

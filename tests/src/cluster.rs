@@ -98,7 +98,7 @@ impl Cluster {
     }
 
     /// One whose data directory is yet to be made.
-    pub(crate) fn without_data(options: &ClusterOptions) -> Self {
+    fn without_data(options: &ClusterOptions) -> Self {
         let folder = Folder::new("db");
         if let Some(megabytes) = options.disk {
             let mut mount = as_root("mount");
@@ -137,8 +137,7 @@ impl Cluster {
     /// Copies the data of a running server, as `pg_basebackup` does, without starting the copy: what the options say is all
     /// that it has of its own.
     pub fn clone_of(original: &Self, options: &ClusterOptions) -> Self {
-        let clone = Self::create(options);
-        fs::remove_dir_all(clone.data()).expect("it is ours");
+        let clone = Self::without_data(options);
         run(
             original
                 .program("pg_basebackup")

@@ -9,14 +9,7 @@ impl Cluster {
     /// A copy of this running server (`pg_basebackup`), made to follow it and not started yet.
     #[must_use]
     pub fn standby(&self, options: &ClusterOptions) -> Self {
-        let mut copy = Self::without_data(options);
-        run(
-            self.program("pg_basebackup")
-                .arg("-D")
-                .arg(copy.data())
-                .args(["--checkpoint=fast", "--no-sync"]),
-            Self::PATIENCE,
-        );
+        let mut copy = Self::clone_of(self, options);
         copy.follow(self);
         copy
     }

@@ -43,10 +43,14 @@ type Result<T> = std::result::Result<T, Failure>;
 /// update do the same, so that they never wait for a lock of a worker that waits for one of theirs.
 pub fn transaction<T>(extension: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
     pg::transaction(|| {
-        pg::lock_extension(extension);
-        pg::lock_watched();
+        lock(extension);
         work()
     })
+}
+
+fn lock(extension: u32) {
+    pg::lock_extension(extension);
+    pg::lock_watched();
 }
 
 /// A statement with the types of its arguments, prepared at its first use.

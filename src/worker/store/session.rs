@@ -2,8 +2,8 @@
 
 use pgrx::{Spi, pg_sys::BuiltinOid};
 
-use super::{Result, Statement, microseconds, rows, run};
-use crate::pg::Failure;
+use super::{Result, Statement, lock, microseconds, rows, run};
+use crate::pg::{self, Failure};
 
 /// Whether the extension is there, and its oid: a new one means a new installation.
 pub fn extension() -> Result<Option<u32>> {
@@ -62,7 +62,14 @@ pub fn prepare_session(connected_as_worker: bool) -> Result<()> {
 }
 
 /// Takes over from a worker that is gone.
-pub fn recover() -> Result<()> {
+pub fn recover(extension: u32) -> Result<()> {
+    pg::insist(|| {
+        lock(extension);
+        forget_the_worker_before()
+    })
+}
+
+fn forget_the_worker_before() -> Result<()> {
     run(
         &Statement {
             sql: "SELECT mail._recover()",
