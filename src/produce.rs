@@ -1,21 +1,16 @@
 //! `mail.enqueue`: check, compose the canonical form, insert the message and its pending row with the owner's rights.
 
 use std::{
-    cell::RefCell,
     fmt::Write as _,
     hash::{BuildHasher, RandomState},
 };
 
 use mail_message::{Context, File, Invalid, Prepared, Simple, StoredFile};
-use pgrx::{
-    PgOid, PgSqlErrorCode, Spi,
-    datum::{DatumWithOid, TimestampWithTimeZone},
-    pg_sys::BuiltinOid::{INT4OID, INT8OID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID},
-    spi::OwnedPreparedStatement,
-};
+use pgrx::{PgSqlErrorCode, Spi, datum::TimestampWithTimeZone};
 
 use crate::{
-    error, guc, pg,
+    error, guc,
+    pg::{self, Row},
     queues::{self, Queue, Queues},
     senders, templates,
 };
@@ -47,11 +42,6 @@ struct Accepted<'a> {
     caller: &'a str,
     prepared: Prepared,
     now: i64,
-}
-
-thread_local! {
-    /// Without metadata and template, and with any of them.
-    static INSERT: RefCell<[Option<OwnedPreparedStatement>; 2]> = const { RefCell::new([None, None]) };
 }
 
 /// Accepts one message; returns its id, or that of the message with the same idempotency key.
@@ -90,7 +80,7 @@ fn accept(
     pg::force_sync_commit();
     insert(
         queues,
-        &Accepted {
+        Accepted {
             id,
             queue,
             schedule,
@@ -253,7 +243,7 @@ fn supersede(queue: i32, key: &str, id: i64) {
     .unwrap_or_else(|e| internal(&e));
 }
 
-fn insert(queues: &Queues, accepted: &Accepted<'_>) {
+fn insert(queues: &Queues, accepted: Accepted<'_>) {
     let Accepted {
         id,
         queue,
@@ -262,117 +252,62 @@ fn insert(queues: &Queues, accepted: &Accepted<'_>) {
         prepared,
         now,
     } = accepted;
-    let at = timestamp(*now);
     let due = schedule
         .send_at
-        .map_or(*now, |send_at| i64::from(send_at).max(*now));
+        .map_or(now, |send_at| i64::from(send_at).max(now));
     let ordering = schedule.ordering_key.as_deref();
     let priority = schedule.priority.unwrap_or(0);
-    let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let template = prepared.template.as_deref();
-    let with_json = prepared.metadata.is_some() || template.is_some();
     let files = i32::try_from(prepared.files.len()).unwrap_or(i32::MAX);
-    let args: [DatumWithOid<'_>; 24] = [
-        (*id).into(),
-        queue.id.into(),
-        priority.into(),
-        at.into(),
-        schedule.send_at.into(),
-        schedule.expires_at.into(),
-        (*caller).into(),
-        prepared.envelope_from.as_str().into(),
-        prepared.recipients.clone().into(),
-        prepared.subject.as_deref().into(),
-        filled(&prepared.message_id).into(),
-        (!prepared.tags.is_empty())
-            .then(|| prepared.tags.clone())
-            .into(),
-        prepared.metadata.as_deref().into(),
-        schedule.idempotency_key.as_deref().into(),
-        ordering.into(),
-        schedule.supersede_key.as_deref().into(),
-        prepared.content.as_str().into(),
-        timestamp(due).into(),
-        (-priority).into(),
-        i32::try_from(prepared.size).unwrap_or(i32::MAX).into(),
-        ordering
-            .map(|key| pg::hash_text(key, i64::from(queue.id)))
-            .into(),
-        ordering
-            .map(|_| pg::next_value(queues.ordering_sequence))
-            .into(),
-        template.into(),
-        (files > 0).then_some(files).into(),
-    ];
-    let done = Spi::connect_mut(|client| {
-        INSERT.with_borrow_mut(|slot| {
-            let slot = &mut slot[usize::from(with_json)];
-            if slot.is_none() {
-                let sql = insert_sql(with_json);
-                *slot = Some(client.prepare_mut(sql.as_str(), &insert_types())?.keep());
-            }
-            match slot.as_ref() {
-                Some(statement) => client.update(statement, None, &args).map(|_| ()),
-                None => Ok(()),
-            }
-        })
-    });
-    done.and_then(|()| attach(*id, caller, &prepared.files))
-        .unwrap_or_else(|e| internal(&e));
-}
-
-/// Both rows by one statement. No name and no operator in it depends on the caller's search path.
-///
-/// JSON goes as text to the input function of jsonb, which keeps every number as it is. Only where there is any:
-/// the cast would cost every message without.
-fn insert_sql(with_json: bool) -> String {
-    let (metadata, template) = if with_json {
-        (
-            "CAST($13 AS pg_catalog.jsonb)",
-            "CAST($23 AS pg_catalog.jsonb)",
+    let filled = |text: String| (!text.is_empty()).then_some(text);
+    let message = Row::default()
+        .with(c"id", id)
+        .with(c"queue_id", queue.id)
+        .with(c"priority", priority)
+        .with(c"enqueued_at", timestamp(now))
+        .with(c"send_at", schedule.send_at)
+        .with(c"expires_at", schedule.expires_at)
+        .with(c"enqueued_by", caller)
+        .with(c"envelope_from", prepared.envelope_from)
+        .with(c"recipients", prepared.recipients)
+        .with(c"subject", prepared.subject)
+        .with(c"message_id", filled(prepared.message_id))
+        .with(
+            c"tags",
+            (!prepared.tags.is_empty()).then_some(prepared.tags),
         )
-    } else {
-        ("NULL", "NULL")
-    };
-    format!(
-        "WITH accepted AS (
-    INSERT INTO mail.message (id, queue_id, priority, enqueued_at, send_at, expires_at, enqueued_by, envelope_from,
-        recipients, subject, message_id, tags, metadata, idempotency_key, ordering_key, supersede_key, content, template, files)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, {metadata}, $14, $15, $16, $17, {template}, $24))
-INSERT INTO mail.pending (id, due_at, queue_id, rank, size, ordering_hash, ordering_seq, expires_at)
-VALUES ($1, $18, $2, $19, $20, $21, $22, $6)"
-    )
-}
-
-fn insert_types() -> Vec<PgOid> {
-    [
-        INT8OID,
-        INT4OID,
-        INT4OID,
-        TIMESTAMPTZOID,
-        TIMESTAMPTZOID,
-        TIMESTAMPTZOID,
-        TEXTOID,
-        TEXTOID,
-        TEXTARRAYOID,
-        TEXTOID,
-        TEXTOID,
-        TEXTARRAYOID,
-        TEXTOID,
-        TEXTOID,
-        TEXTOID,
-        TEXTOID,
-        TEXTOID,
-        TIMESTAMPTZOID,
-        INT4OID,
-        INT4OID,
-        INT8OID,
-        INT8OID,
-        TEXTOID,
-        INT4OID,
-    ]
-    .map(PgOid::from)
-    .into()
+        .with_json(c"metadata", prepared.metadata.as_deref())
+        .with(c"idempotency_key", schedule.idempotency_key.as_deref())
+        .with(c"ordering_key", ordering)
+        .with(c"supersede_key", schedule.supersede_key.as_deref())
+        .with(c"content", prepared.content)
+        .with_json(c"template", prepared.template.as_deref())
+        .with(c"files", (files > 0).then_some(files));
+    let pending = Row::default()
+        .with(c"id", id)
+        .with(c"due_at", timestamp(due))
+        .with(c"queue_id", queue.id)
+        .with(c"rank", -priority)
+        .with(c"size", i32::try_from(prepared.size).unwrap_or(i32::MAX))
+        .with(c"attempts", 0)
+        .with(
+            c"ordering_hash",
+            ordering.map(|key| pg::hash_text(key, i64::from(queue.id))),
+        )
+        .with(
+            c"ordering_seq",
+            ordering.map(|_| pg::next_value(queues.ordering_sequence)),
+        )
+        .with(c"expires_at", schedule.expires_at);
+    let mut unconcerned = vec![queues.pending.by_what_it_waits_for];
+    if ordering.is_none() {
+        unconcerned.push(queues.pending.by_ordering);
+    }
+    if schedule.expires_at.is_none() {
+        unconcerned.push(queues.pending.by_expiry);
+    }
+    pg::insert(queues.message, &message, &[]);
+    pg::insert(queues.pending.table, &pending, &unconcerned);
+    attach(id, caller, &prepared.files).unwrap_or_else(|e| internal(&e));
 }
 
 fn timestamp(microseconds: i64) -> TimestampWithTimeZone {

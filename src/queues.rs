@@ -42,6 +42,9 @@ pub struct Queues {
     pub owner: pg_sys::Oid,
     pub id_sequence: pg_sys::Oid,
     pub ordering_sequence: pg_sys::Oid,
+    /// The table `mail.message`.
+    pub message: pg_sys::Oid,
+    pub pending: Pending,
     /// Who may send as whom.
     pub grants: Vec<Grant>,
     /// Whether the SQL that is installed is that of 0.2.0 or later. Until ALTER EXTENSION UPDATE it may be older than this
@@ -49,6 +52,15 @@ pub struct Queues {
     pub since_0_2: bool,
     table: pg_sys::Oid,
     all: Vec<Queue>,
+}
+
+/// The table `mail.pending`, and its partial indexes.
+#[derive(Debug)]
+pub struct Pending {
+    pub table: pg_sys::Oid,
+    pub by_ordering: pg_sys::Oid,
+    pub by_expiry: pg_sys::Oid,
+    pub by_what_it_waits_for: pg_sys::Oid,
 }
 
 thread_local! {
@@ -78,25 +90,28 @@ pub fn held() -> Rc<Queues> {
 }
 
 fn read() -> Queues {
-    let ids = look(
-        "SELECT c.relowner, c.oid, 'mail.ordering_seq'::pg_catalog.regclass::pg_catalog.oid \
+    // CREATE EXTENSION comes here before it makes the tables of messages; what it does later changes mail.queue again.
+    let named = look(
+        "SELECT c.relowner, c.oid, 'mail.ordering_seq'::pg_catalog.regclass::pg_catalog.oid, \
+                'mail.queue'::pg_catalog.regclass::pg_catalog.oid, \
+                pg_catalog.to_regclass('mail.message')::pg_catalog.oid, \
+                pg_catalog.to_regclass('mail.pending')::pg_catalog.oid, \
+                pg_catalog.to_regclass('mail.pending_ordering_idx')::pg_catalog.oid, \
+                pg_catalog.to_regclass('mail.pending_expires_at_idx')::pg_catalog.oid, \
+                pg_catalog.to_regclass('mail.pending_waits_for_idx')::pg_catalog.oid, \
+                pg_catalog.to_regclass('mail.sender_grant') IS NOT NULL \
          FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) 'mail.id_seq'::pg_catalog.regclass",
         &[],
         |rows| {
-            rows.first()
-                .get_three::<pg_sys::Oid, pg_sys::Oid, pg_sys::Oid>()
+            let row = rows.first();
+            let mut oids = [pg_sys::InvalidOid; 9];
+            for (at, oid) in oids.iter_mut().enumerate() {
+                *oid = row.get(at + 1)?.unwrap_or(pg_sys::InvalidOid);
+            }
+            Ok((oids, row.get::<bool>(10)?.unwrap_or_default()))
         },
     );
-    let table = look(
-        "SELECT 'mail.queue'::pg_catalog.regclass::pg_catalog.oid, pg_catalog.to_regclass('mail.sender_grant') IS NOT NULL",
-        &[],
-        |rows| rows.first().get_two::<pg_sys::Oid, bool>(),
-    );
-    let (
-        Ok((Some(owner), Some(id_sequence), Some(ordering_sequence))),
-        Ok((Some(table), Some(since_0_2))),
-    ) = (ids, table)
-    else {
+    let Ok((oids, since_0_2)) = named else {
         let code = PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
         error::raise(
             code,
@@ -104,6 +119,17 @@ fn read() -> Queues {
             None,
         );
     };
+    let [
+        owner,
+        id_sequence,
+        ordering_sequence,
+        table,
+        message,
+        pending,
+        by_ordering,
+        by_expiry,
+        by_what_it_waits_for,
+    ] = oids;
     pg::watch(table);
     let read = || {
         let grants = if since_0_2 {
@@ -124,6 +150,13 @@ fn read() -> Queues {
         owner,
         id_sequence,
         ordering_sequence,
+        message,
+        pending: Pending {
+            table: pending,
+            by_ordering,
+            by_expiry,
+            by_what_it_waits_for,
+        },
         grants,
         since_0_2,
         table,
