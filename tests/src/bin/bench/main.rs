@@ -1,30 +1,53 @@
-//! `make bench`: rates and latencies from commit to a local SMTP sink, on a server that waits for the
-//! disk. Names of measurements as arguments choose among them.
+//! `make bench`: what it does beside what limits it, on a server that waits for the disk, as a table and as
+//! `target/bench/report.html`. Names of measurements as arguments choose among them.
+
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "figures"
+)]
 
 mod flow;
+mod report;
 mod session;
+mod sides;
+mod speed;
 
 use std::time::{Duration, Instant};
 
-use pgmq_mail_tests::{Action, Cluster, ClusterOptions, Database, Sink, run, until};
+use pgmq_mail_tests::{Action, Cluster, ClusterOptions, Database, Sink, until};
 use postgres::Client;
 
 const MINUTES: Duration = Duration::from_mins(5);
 
-type Measurement = (&'static str, fn(&Cluster));
+use report::{Section, Series};
+
+type Measurement = (&'static str, fn(&Cluster) -> Vec<Section>);
+
+/// A measurement that says what it found itself.
+macro_rules! told {
+    ($measure:path) => {
+        |cluster| {
+            $measure(cluster);
+            Vec::new()
+        }
+    };
+}
 
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).collect();
-    let measurements: [Measurement; 9] = [
-        ("latency", latency),
-        ("drain", drain),
-        ("enqueue", enqueue),
-        ("memory", memory),
-        ("files", files),
-        ("session", session::session),
-        ("late", session::late),
-        ("isolation", flow::isolation),
-        ("rates", flow::rates),
+    let measurements: [Measurement; 10] = [
+        ("drain", speed::drains),
+        ("latency", speed::latency),
+        ("enqueue", speed::enqueues),
+        ("wal", speed::wal),
+        ("memory", told!(memory)),
+        ("files", told!(files)),
+        ("session", told!(session::session)),
+        ("late", told!(session::late)),
+        ("isolation", told!(flow::isolation)),
+        ("rates", told!(flow::rates)),
     ];
     let options = ClusterOptions::new()
         .fsync(true)
@@ -33,11 +56,22 @@ fn main() {
         .setting("max_wal_size", "4GB")
         .setting("log_min_messages", "warning");
     let cluster = Cluster::with(&options);
+    let server: String = cluster
+        .connect("postgres")
+        .query_one("SELECT split_part(version(), ' on ', 1)", &[])
+        .expect("a version")
+        .get(0);
+    let machine = report::machine(&server);
+    println!("{machine}");
+    let mut all = Vec::new();
     for (name, measure) in measurements {
         if chosen.is_empty() || chosen.iter().any(|choice| choice == name) {
-            measure(&cluster);
+            let sections = measure(&cluster);
+            sections.iter().for_each(Section::print);
+            all.extend(sections);
         }
     }
+    println!("\nreport: {}", report::write(&machine, &all).display());
 }
 
 /// A database whose queue `default` delivers to the sink.
@@ -65,28 +99,6 @@ fn deliver_to_url<'a>(cluster: &'a Cluster, url: &str) -> (Database<'a>, Client)
         )
         .expect("a queue");
     (database, client)
-}
-
-/// One mail at a time, each after the one before was accepted.
-fn latency(cluster: &Cluster) {
-    const MAILS: usize = 2000;
-    let sink = Sink::start();
-    let (_database, mut client) = deliver_to(cluster, &sink);
-    let mut times = one_by_one(&mut client, &sink, MAILS);
-    for (name, times) in [
-        ("from COMMIT sent to the final dot", &mut times.from_commit),
-        (
-            "from COMMIT answered to the final dot",
-            &mut times.from_answer,
-        ),
-    ] {
-        println!(
-            "latency: {name}: p50 {:.3?}, p99 {:.3?}, longest {:.3?} ({MAILS} mails one by one)",
-            percentile(times, 50),
-            percentile(times, 99),
-            percentile(times, 100)
-        );
-    }
 }
 
 /// How long mails took to the sink.
@@ -124,105 +136,6 @@ fn one_by_one(client: &mut Client, sink: &Sink, mails: usize) -> Times {
 fn percentile(times: &mut [Duration], percent: usize) -> Duration {
     times.sort_unstable();
     times[(times.len() * percent / 100).min(times.len() - 1)]
-}
-
-/// A backlog of mails of 2 KB.
-fn drain(cluster: &Cluster) {
-    const MAILS: usize = 20_000;
-    for round in 1..=3 {
-        let sink = Sink::builder().count_only().start();
-        let (_database, mut client) = deliver_to(cluster, &sink);
-        client
-            .execute("SELECT mail.pause('default')", &[])
-            .expect("paused");
-        client
-            .execute(
-                "SELECT count(mail.enqueue('a@example.test', 'Mail ' || i, repeat('0123456789abcde ', 128)))
-                 FROM generate_series(1, $1::bigint) i",
-                &[&(MAILS as i64)],
-            )
-            .expect("accepted");
-        // Not the time that it takes to compile what asks.
-        client
-            .batch_execute("SET jit = off; CHECKPOINT")
-            .expect("a checkpoint");
-        let begin = Instant::now();
-        client
-            .execute("SELECT mail.resume('default')", &[])
-            .expect("resumed");
-        sink.wait_for(MAILS, MINUTES);
-        let accepted = begin.elapsed();
-        until("all are recorded as sent", MINUTES, || {
-            let row = client
-                .query_one("SELECT count(*) FROM mail.events WHERE kind = 'sent'", &[])
-                .expect("a view");
-            row.get::<_, i64>(0) == MAILS as i64
-        });
-        println!(
-            "drain {round}: {MAILS} mails of 2 KB, fsync and synchronous_commit on: accepted in {:.2?} \
-             ({}/s), recorded after {:.2?} ({}/s), over {} connections",
-            accepted,
-            rate(MAILS, accepted),
-            begin.elapsed(),
-            rate(MAILS, begin.elapsed()),
-            sink.most_open()
-        );
-    }
-}
-
-/// `mail.enqueue` at 8 clients against a bare INSERT of the same bytes.
-fn enqueue(cluster: &Cluster) {
-    let database = Database::new(cluster);
-    let mut client = database.connect();
-    client
-        .batch_execute(
-            "SELECT mail.pause('default');
-             CREATE TABLE plain (id bigserial PRIMARY KEY, at timestamptz DEFAULT now(),
-                                 recipient text, subject text, body text)",
-        )
-        .expect("a table");
-    let body = "0123456789abcde ".repeat(31);
-    let scripts = [
-        (
-            "INSERT",
-            format!(
-                "INSERT INTO plain (recipient, subject, body) VALUES ('a@example.test', 'Hello', '{body}');"
-            ),
-        ),
-        (
-            "mail.enqueue",
-            format!("SELECT mail.enqueue('a@example.test', 'Hello', '{body}');"),
-        ),
-    ];
-    let folder = pgmq_mail_tests::Folder::new("bench");
-    let mut best = [0.0_f64; 2];
-    for _round in 0..3 {
-        for (at, (name, script)) in scripts.iter().enumerate() {
-            let file = folder.write(name, script);
-            let output = run(
-                cluster
-                    .program("pgbench")
-                    .env("PGDATABASE", database.name())
-                    .args([
-                        "-n", "-c", "8", "-j", "2", "-T", "6", "-M", "prepared", "-f",
-                    ])
-                    .arg(file),
-                Duration::from_mins(2),
-            );
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            let tps = text
-                .lines()
-                .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok())
-                .unwrap_or_else(|| panic!("no rate in {text}"));
-            best[at] = best[at].max(tps);
-        }
-    }
-    println!(
-        "enqueue: 8 clients, 500 bytes, best of three: INSERT {:.0}/s, mail.enqueue {:.0}/s, {:.0} %",
-        best[0],
-        best[1],
-        100.0 * best[1] / best[0]
-    );
 }
 
 /// What the worker holds while a million messages wait for a relay that never answers.
