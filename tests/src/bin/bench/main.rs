@@ -8,7 +8,9 @@
     reason = "figures"
 )]
 
+mod cpu;
 mod flow;
+mod growth;
 mod report;
 mod session;
 mod sides;
@@ -37,11 +39,16 @@ macro_rules! told {
 
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).collect();
-    let measurements: [Measurement; 10] = [
+    let measurements: [Measurement; 15] = [
         ("drain", speed::drains),
         ("latency", speed::latency),
         ("enqueue", speed::enqueues),
         ("wal", speed::wal),
+        ("backlogs", growth::backlogs),
+        ("snapshot", growth::snapshot),
+        ("size", growth::size),
+        ("consumers", growth::consumers),
+        ("cpu", cpu::cpu),
         ("memory", told!(memory)),
         ("files", told!(files)),
         ("session", told!(session::session)),

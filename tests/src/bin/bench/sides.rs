@@ -140,3 +140,10 @@ pub fn pgbench(cluster: &Cluster, database: &str, script: &str, seconds: u32) ->
         .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok())
         .unwrap_or_else(|| panic!("no rate in {text}"))
 }
+
+/// As a server is after a quiet hour.
+pub fn tidy(client: &mut Client) {
+    for statement in ["VACUUM ANALYZE", "CHECKPOINT"] {
+        client.batch_execute(statement).expect("tidy");
+    }
+}
