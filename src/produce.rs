@@ -305,8 +305,8 @@ fn insert(queues: &Queues, accepted: Accepted<'_>) {
     if schedule.expires_at.is_none() {
         unconcerned.push(queues.pending.by_expiry);
     }
-    pg::insert(queues.message, &message, &[]);
-    pg::insert(queues.pending.table, &pending, &unconcerned);
+    pg::insert(queues.message, &[message], &[]);
+    pg::insert(queues.pending.table, &[pending], &unconcerned);
     attach(id, caller, &prepared.files).unwrap_or_else(|e| internal(&e));
 }
 

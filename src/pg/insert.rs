@@ -1,4 +1,4 @@
-//! Inserting one row without a plan, as logical replication does it: half the time that a prepared INSERT takes. Defaults
+//! Inserting rows without a plan, as logical replication does it: half the time that a prepared INSERT takes. Defaults
 //! are not filled in; constraints, triggers and indexes are what they are for any INSERT.
 
 use std::{ffi::CStr, ptr};
@@ -43,37 +43,109 @@ impl Row {
     }
 }
 
-/// Inserts a row, with the rights that are in force; the next statement sees it. Indexes in `unconcerned` are partial ones
-/// whose condition this row does not meet: they are not even opened.
-pub fn insert(table: pg_sys::Oid, row: &Row, unconcerned: &[pg_sys::Oid]) {
+/// Inserts rows, with the rights that are in force; the next statement sees them. Indexes in `unconcerned` are partial ones
+/// whose condition no row meets: they are not even opened.
+pub fn insert(table: pg_sys::Oid, rows: &[Row], unconcerned: &[pg_sys::Oid]) {
     // SAFETY: the calls that ExecSimpleRelationInsert asks for, in their order, as logical replication makes them, and
     // those about triggers for each statement besides. What is opened is closed below, or by the end of the
     // (sub)transaction after an ERROR; what is allocated goes with the memory context of the call.
     unsafe {
-        pg_sys::PreventCommandIfReadOnly(c"mail.enqueue()".as_ptr());
+        pg_sys::PreventCommandIfReadOnly(c"INSERT".as_ptr());
         let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock.cast_signed());
-        let descriptor = (*relation).rd_att;
-        let columns = PgTupleDesc::from_pg_unchecked(descriptor);
-        assert!(row.fits(&columns), "the table has other columns");
         let state = pg_sys::CreateExecutorState();
         let target = open(relation, unconcerned);
-        let slot = pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual);
+        let mut slots: Vec<_> = rows.iter().map(|row| stored(row, relation)).collect();
+        pg_sys::AfterTriggerBeginQuery();
+        pg_sys::ExecBSInsertTriggers(state, target);
+        if slots.len() > 1 && can_go_together(relation) {
+            together(target, state, &mut slots);
+        } else {
+            for slot in &slots {
+                pg_sys::ExecSimpleRelationInsert(target, state, *slot);
+            }
+        }
+        pg_sys::ExecASInsertTriggers(state, target, ptr::null_mut());
+        pg_sys::AfterTriggerEndQuery(state);
+        pg_sys::ExecCloseIndices(target);
+        for slot in slots {
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+        }
+        pg_sys::FreeExecutorState(state);
+        pg_sys::table_close(relation, pg_sys::NoLock.cast_signed());
+        pg_sys::CommandCounterIncrement();
+    }
+}
+
+/// Whether nothing looks at each row of the table when it goes in.
+unsafe fn can_go_together(relation: pg_sys::Relation) -> bool {
+    // SAFETY: by the caller's word the relation is open; without triggers it has no description of them.
+    unsafe {
+        let triggers = (*relation).trigdesc.as_ref();
+        let none = triggers.is_none_or(|triggers| {
+            !triggers.trig_insert_before_row
+                && !triggers.trig_insert_after_row
+                && !triggers.trig_insert_new_table
+        });
+        none && !(*(*relation).rd_rel).relispartition
+    }
+}
+
+/// A slot with the values of a row.
+unsafe fn stored(row: &Row, relation: pg_sys::Relation) -> *mut pg_sys::TupleTableSlot {
+    // SAFETY: by the caller's word the relation is open; the slot has a place for every column of it.
+    unsafe {
+        let columns = PgTupleDesc::from_pg_unchecked((*relation).rd_att);
+        assert!(row.fits(&columns), "the table has other columns");
+        let slot =
+            pg_sys::MakeSingleTupleTableSlot((*relation).rd_att, &raw const pg_sys::TTSOpsVirtual);
         for at in 0..columns.len() {
             let value = row.columns.get(at).and_then(|(_, value)| *value);
             *(*slot).tts_values.add(at) = value.unwrap_or_else(pg_sys::Datum::null);
             *(*slot).tts_isnull.add(at) = value.is_none();
         }
-        pg_sys::ExecStoreVirtualTuple(slot);
-        pg_sys::AfterTriggerBeginQuery();
-        pg_sys::ExecBSInsertTriggers(state, target);
-        pg_sys::ExecSimpleRelationInsert(target, state, slot);
-        pg_sys::ExecASInsertTriggers(state, target, ptr::null_mut());
-        pg_sys::AfterTriggerEndQuery(state);
-        pg_sys::ExecCloseIndices(target);
-        pg_sys::ExecDropSingleTupleTableSlot(slot);
-        pg_sys::FreeExecutorState(state);
-        pg_sys::table_close(relation, pg_sys::NoLock.cast_signed());
-        pg_sys::CommandCounterIncrement();
+        pg_sys::ExecStoreVirtualTuple(slot)
+    }
+}
+
+/// Inserts rows that may go together: as many as a page takes with one record in the WAL, as COPY does.
+unsafe fn together(
+    target: *mut pg_sys::ResultRelInfo,
+    state: *mut pg_sys::EState,
+    slots: &mut [*mut pg_sys::TupleTableSlot],
+) {
+    // SAFETY: by the caller's word all are of one open relation, whose access method has every function.
+    unsafe {
+        let relation = (*target).ri_RelationDesc;
+        if !(*(*relation).rd_att).constr.is_null() {
+            for slot in slots.iter() {
+                pg_sys::ExecConstraints(target, *slot, state);
+            }
+        }
+        let multi_insert = (*(*relation).rd_tableam).multi_insert;
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            multi_insert.expect("every table has it")(
+                relation,
+                slots.as_mut_ptr(),
+                i32::try_from(slots.len()).unwrap_or(i32::MAX),
+                pg_sys::GetCurrentCommandId(true),
+                0,
+                ptr::null_mut(),
+            );
+        });
+        for slot in slots.iter() {
+            let recheck = pg_sys::ExecInsertIndexTuples(
+                target,
+                *slot,
+                state,
+                false,
+                false,
+                ptr::null_mut(),
+                ptr::null_mut(),
+                #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+                false,
+            );
+            pg_sys::list_free(recheck);
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use std::{
 use pgrx::{pg_guard, pg_sys};
 
 const SLOTS: usize = 64;
-const LANES: usize = 128;
+/// A power of two.
+const LANES: usize = 1024;
 const REQUESTS: usize = 64;
 const NOTHING: i64 = i64::MAX;
 
@@ -246,12 +247,18 @@ impl SlotHandle {
             self.0.configuration.fetch_add(1, SeqCst);
         }
         let key = mark.key();
-        for lane in &self.0.lanes {
-            let seen = lane
-                .key
-                .compare_exchange(0, key, SeqCst, SeqCst)
-                .unwrap_or_else(|seen| seen);
-            if seen == 0 || seen == key {
+        // Fibonacci hashing: neighbours among the keys are none among the places.
+        let first = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize;
+        for at in first..first + LANES {
+            let lane = &self.0.lanes[at % LANES];
+            let mut seen = lane.key.load(SeqCst);
+            if seen == 0 {
+                seen = match lane.key.compare_exchange(0, key, SeqCst, SeqCst) {
+                    Ok(_) => key,
+                    Err(seen) => seen,
+                };
+            }
+            if seen == key {
                 lane.due.fetch_min(mark.due, SeqCst);
                 return !lane.quiet.load(SeqCst);
             }
@@ -268,13 +275,8 @@ impl SlotHandle {
     /// Asks the worker to start all lanes again; true when it should be woken for that.
     pub fn sweep(self, queue: i32) -> bool {
         self.0.overflow.store(i64::MIN, SeqCst);
-        let keys = self
-            .0
-            .lanes
-            .iter()
-            .map(|lane| (lane, lane.key.load(SeqCst)));
-        let mut known = keys
-            .take_while(|(_, key)| *key != 0)
+        let mut known = self
+            .lanes()
             .filter(|(_, key)| LaneMark::from_key(*key, 0).queue == queue)
             .peekable();
         known.peek().is_none() || known.any(|(lane, _)| !lane.quiet.load(SeqCst))
@@ -283,13 +285,7 @@ impl SlotHandle {
     /// Says for which queues publishing need not wake the worker; true when that is over for one, so that what was
     /// published silently has to be drained.
     pub fn silence(self, quiet: impl Fn(i32) -> bool) -> bool {
-        let lanes = self
-            .0
-            .lanes
-            .iter()
-            .map(|lane| (lane, lane.key.load(SeqCst)))
-            .take_while(|(_, key)| *key != 0);
-        let woken = lanes.map(|(lane, key)| {
+        let woken = self.lanes().map(|(lane, key)| {
             let queue = LaneMark::from_key(key, 0).queue;
             let quiet = queue != TIMER && quiet(queue);
             lane.quiet.swap(quiet, SeqCst) && !quiet
@@ -297,18 +293,22 @@ impl SlotHandle {
         woken.fold(false, |any, woken| any | woken)
     }
 
+    /// Those that have a key, with their keys.
+    fn lanes(self) -> impl Iterator<Item = (&'static Lane, u64)> {
+        let lanes = self.0.lanes.iter();
+        lanes
+            .map(|lane| (lane, lane.key.load(SeqCst)))
+            .filter(|(_, key)| *key != 0)
+    }
+
     /// Takes what was published since the last call; the second value is true when all lanes have to
     /// start again.
     pub fn drain(self) -> (Vec<LaneMark>, bool) {
         let mut marks = Vec::new();
-        for lane in &self.0.lanes {
-            let key = lane.key.load(SeqCst);
-            if key == 0 {
-                break;
-            }
-            let due = lane.due.swap(NOTHING, SeqCst);
-            if due != NOTHING {
-                marks.push(LaneMark::from_key(key, due));
+        for (lane, key) in self.lanes() {
+            // A look costs less than a swap, and most have nothing.
+            if lane.due.load(SeqCst) != NOTHING {
+                marks.push(LaneMark::from_key(key, lane.due.swap(NOTHING, SeqCst)));
             }
         }
         let overflow = self.0.overflow.swap(NOTHING, SeqCst);

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use mail_lanes::{InFlight, Key, LaneId};
+use mail_lanes::{InFlight, Key, LaneId, Memory};
 use mail_relay::{Job, Transport};
 
 use super::{
@@ -21,6 +21,8 @@ use crate::{
 
 /// Rows locked by one statement.
 const BATCH: usize = 256;
+/// While as much is in flight as may be, so many queues in a turn get a message through each, if they have none in flight.
+const ONE_EACH: usize = 64;
 const SECOND: i64 = 1_000_000;
 
 /// What one transaction claimed, applied once it is committed.
@@ -35,6 +37,15 @@ pub(super) struct Claimed {
     /// Queues of which something was left because of its size.
     pub(super) full: HashSet<i32>,
     pub(super) next_reap: Option<i64>,
+    /// The place of the last queue that something was found of.
+    pub(super) last: Option<usize>,
+}
+
+/// A row that is locked.
+struct Found<'a> {
+    queue: &'a QueueConfig,
+    lane: LaneId,
+    candidate: Candidate,
 }
 
 impl Worker {
@@ -45,22 +56,59 @@ impl Worker {
             let next = store::reap()?.map_or(i64::MAX, |next| next.max(now + SECOND / 10));
             claimed.next_reap = Some(next);
         }
+        let found = self.lock(now, claimed)?;
+        let free = Self::free(found, claimed)?;
+        self.lease(free, claimed)?;
+        // What was claimed may have been enqueued after a change of the configuration that this worker has not read: then
+        // the change was published before, and everything is done again.
+        if self
+            .slot
+            .is_some_and(|slot| slot.configuration() != self.configured)
+        {
+            return Err(Failure::stale());
+        }
+        Ok(())
+    }
+
+    /// Locks what is due and has room, of one queue after the other, beginning behind the one that was the last before.
+    fn lock(&self, now: i64, claimed: &mut Claimed) -> Result<Vec<Found<'_>>, Failure> {
         let busy = self.flight.keys();
-        for queue in &self.configuration.queues {
-            let mut room = self.room(queue, now);
-            for (id, lane) in self.lanes.due(queue.id, now) {
+        let mut memory_of_all = self.memory(None);
+        let mut one_each = ONE_EACH;
+        let mut found = Vec::new();
+        for (place, queue) in self.in_turn() {
+            let crowded = self.is_crowded(found.len());
+            if crowded && one_each == 0 {
+                break;
+            }
+            let due = self.lanes.due(queue.id, now);
+            if due.is_empty() {
+                continue;
+            }
+            let mut room = self.room(queue, now, found.len());
+            let mut memory = [self.memory(Some(queue.id)), memory_of_all];
+            let before = found.len();
+            for (id, lane) in due {
                 let mut cursor = lane.cursor;
                 // More than one statement only where all that was found is in flight already.
                 while room > 0 {
                     let limit = room.min(BATCH);
-                    let found = store::lock_due(id, cursor, now, limit, &busy)?;
-                    let exhausted = found.len() < limit;
-                    if let Some(last) = found.last() {
+                    let mut rows = store::lock_due(id, cursor, now, limit, &busy)?;
+                    let exhausted = rows.len() < limit;
+                    if let Some(last) = rows.last() {
                         cursor = last.key;
                     }
-                    let free = self.free(id, found, claimed)?;
-                    let (taken, cut) = self.lease(queue, id, free, claimed)?;
+                    rows.retain(|candidate| !self.flight.contains(candidate.id));
+                    let idle =
+                        self.flight.of_queue(queue.id).messages == 0 && found.len() == before;
+                    let cut = cut_by_size(&mut rows, &mut memory, idle);
+                    let taken = rows.len();
                     room = room.saturating_sub(taken);
+                    found.extend(rows.into_iter().map(|candidate| Found {
+                        queue,
+                        lane: id,
+                        candidate,
+                    }));
                     if let Some(key) = cut {
                         claimed.scans.push((id, key, false));
                         claimed.full.insert(queue.id);
@@ -84,80 +132,82 @@ impl Worker {
                     break;
                 }
             }
-        }
-        // What was claimed may have been enqueued after a change of the configuration that this worker has not read: then
-        // the change was published before, and everything is done again.
-        if self
-            .slot
-            .is_some_and(|slot| slot.configuration() != self.configured)
-        {
-            return Err(Failure::stale());
-        }
-        Ok(())
-    }
-
-    /// Of what was locked, what nobody has in flight. Others' leases are read after the rows were locked: whoever had
-    /// them locked before has committed his lease by then.
-    fn free(
-        &self,
-        lane: LaneId,
-        mut found: Vec<Candidate>,
-        claimed: &mut Claimed,
-    ) -> Result<Vec<Candidate>, Failure> {
-        found.retain(|candidate| !self.flight.contains(candidate.id));
-        if found.is_empty() {
-            return Ok(found);
-        }
-        let foreign = store::foreign()?;
-        found.retain(|candidate| !foreign.contains(&candidate.id));
-        if found.iter().any(|candidate| candidate.ordering.is_some()) {
-            let ids: Vec<i64> = found.iter().map(|candidate| candidate.id).collect();
-            let (free, contended) = store::claimable(&ids)?;
-            let again = found
-                .iter()
-                .find(|candidate| contended.contains(&candidate.id));
-            claimed
-                .contended
-                .extend(again.map(|candidate| (lane, candidate.key)));
-            found.retain(|candidate| free.contains(&candidate.id));
+            [_, memory_of_all] = memory;
+            if found.len() > before {
+                claimed.last = Some(place);
+                one_each -= usize::from(crowded);
+            }
         }
         Ok(found)
     }
 
-    /// Leases candidates and reads their bodies. Returns how many, and where it stopped because of their size.
-    fn lease(
-        &self,
-        queue: &QueueConfig,
-        lane: LaneId,
-        mut free: Vec<Candidate>,
+    /// All queues and their places, from the one whose turn it is.
+    fn in_turn(&self) -> impl Iterator<Item = (usize, &QueueConfig)> {
+        let queues = self.configuration.queues.iter().enumerate();
+        let first = self.turn.min(queues.len());
+        queues.clone().skip(first).chain(queues.take(first))
+    }
+
+    /// Of what was locked, what nobody has in flight. Others' leases are read after the rows were locked: whoever had
+    /// them locked before has committed his lease by then.
+    fn free<'a>(
+        mut found: Vec<Found<'a>>,
         claimed: &mut Claimed,
-    ) -> Result<(usize, Option<Key>), Failure> {
-        let cut = self.cut_by_size(&mut free, lane, claimed);
-        if free.is_empty() {
-            return Ok((0, cut));
+    ) -> Result<Vec<Found<'a>>, Failure> {
+        if found.is_empty() {
+            return Ok(found);
         }
-        let ids: Vec<i64> = free.iter().map(|candidate| candidate.id).collect();
+        let foreign = store::foreign()?;
+        found.retain(|found| !foreign.contains(&found.candidate.id));
+        if found.iter().any(|found| found.candidate.ordering.is_some()) {
+            let ids: Vec<i64> = found.iter().map(|found| found.candidate.id).collect();
+            let (free, contended) = store::claimable(&ids)?;
+            let again = found
+                .iter()
+                .filter(|found| contended.contains(&found.candidate.id));
+            claimed
+                .contended
+                .extend(again.map(|found| (found.lane, found.candidate.key)));
+            found.retain(|found| free.contains(&found.candidate.id));
+        }
+        Ok(found)
+    }
+
+    /// Reads the bodies of what was found, and leases it: all of a queue together.
+    fn lease(&self, found: Vec<Found<'_>>, claimed: &mut Claimed) -> Result<(), Failure> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<i64> = found.iter().map(|found| found.candidate.id).collect();
         let mut bodies: HashMap<i64, store::Body> = store::bodies(&ids)?
             .into_iter()
             .map(|body| (body.id, body))
             .collect();
         // Without those whose message a restore may bring later.
-        let (expired, free): (Vec<_>, Vec<_>) = free
+        let (expired, free): (Vec<_>, Vec<_>) = found
             .into_iter()
-            .filter_map(|candidate| {
-                let body = bodies.remove(&candidate.id)?;
-                Some((candidate, body))
+            .filter_map(|found| {
+                let body = bodies.remove(&found.candidate.id)?;
+                Some((found, body))
             })
             .partition(|(_, body)| body.expired);
         if !expired.is_empty() {
-            store::expire(&ids_of(&expired))?;
+            let ids: Vec<i64> = expired.iter().map(|(_, body)| body.id).collect();
+            store::expire(&ids)?;
         }
         if free.is_empty() {
-            return Ok((0, cut));
+            return Ok(());
         }
-        let count = free.len();
-        let token = store::lease(queue.id, &ids_of(&free))?;
-        for (candidate, body) in free {
+        let tokens = store::lease(free.iter().map(|(found, body)| (found.queue.id, body.id)))?;
+        for (found, body) in free {
+            let Found {
+                queue,
+                lane,
+                candidate,
+            } = found;
+            let Some(token) = tokens.get(&queue.id).copied() else {
+                continue; // its queue is not there any more
+            };
             claimed.messages.push((
                 candidate.id,
                 InFlight {
@@ -186,7 +236,7 @@ impl Worker {
                 )),
             });
         }
-        Ok((count, cut))
+        Ok(())
     }
 
     /// Whom a message goes to: its recipients, or the one address that the server's configuration names.
@@ -212,32 +262,30 @@ impl Worker {
         claimed.redirected.push((id, redirected));
         vec![address.clone()]
     }
-
-    /// Keeps only as many as memory allows, but one at least if nothing is in flight; returns the key to go on from.
-    fn cut_by_size(
-        &self,
-        free: &mut Vec<Candidate>,
-        lane: LaneId,
-        claimed: &Claimed,
-    ) -> Option<Key> {
-        let mut memory = self.memory(lane.queue, &claimed.messages);
-        let idle = self.flight.of_queue(lane.queue).messages == 0;
-        let fits = free.iter().enumerate().take_while(|(n, candidate)| {
-            for account in &mut memory {
-                account.add(i64::from(candidate.size));
-            }
-            memory.iter().all(|account| account.left() >= 0) || (idle && *n == 0)
-        });
-        let keep = fits.count();
-        let first_left = free.get(keep).map(|candidate| Key {
-            due: candidate.key.due,
-            id: candidate.id - 1,
-        });
-        free.truncate(keep);
-        first_left
-    }
 }
 
-fn ids_of(found: &[(Candidate, store::Body)]) -> Vec<i64> {
-    found.iter().map(|(candidate, _)| candidate.id).collect()
+/// Keeps only as many as memory allows, but one at least where it is `idle`; returns the key to go on from.
+fn cut_by_size(free: &mut Vec<Candidate>, memory: &mut [Memory; 2], idle: bool) -> Option<Key> {
+    let fits = |n: usize, candidate: &Candidate, memory: &mut [Memory; 2]| {
+        let mut after = *memory;
+        for account in &mut after {
+            account.add(i64::from(candidate.size));
+        }
+        let fits = after.iter().all(|account| account.left() >= 0) || (idle && n == 0);
+        if fits {
+            *memory = after;
+        }
+        fits
+    };
+    let keep = free
+        .iter()
+        .enumerate()
+        .take_while(|(n, candidate)| fits(*n, candidate, memory))
+        .count();
+    let first_left = free.get(keep).map(|candidate| Key {
+        due: candidate.key.due,
+        id: candidate.id - 1,
+    });
+    free.truncate(keep);
+    first_left
 }

@@ -7,7 +7,7 @@ use std::{
 
 use mail_composer::Composer;
 use mail_dkim::Signer;
-use mail_lanes::{InFlight, Memory};
+use mail_lanes::Memory;
 use mail_relay::{Config, Limited, QueueLimit, Rate, RelayConfig, Transport};
 use mail_template::Templates;
 
@@ -182,12 +182,17 @@ impl Worker {
         }
     }
 
-    /// How many more messages of a queue may be in flight.
-    pub(super) fn room(&self, queue: &QueueConfig, now: i64) -> usize {
+    /// Whether as much is in flight as may be, with so many more.
+    pub(super) fn is_crowded(&self, more: usize) -> bool {
+        self.flight.len() + more >= most_in_flight() || self.memory(None).left() <= 0
+    }
+
+    /// How many more messages of a queue may be in flight, with `more` of others.
+    pub(super) fn room(&self, queue: &QueueConfig, now: i64, more: usize) -> usize {
         if queue.paused {
             return 0;
         }
-        let total = usize::try_from(guc::MAX_IN_FLIGHT.get()).unwrap_or(1);
+        let total = most_in_flight();
         let share = self.share(total).max(1);
         let mut limit = queue.concurrency.unwrap_or(share).min(total);
         if queue.hold_uncertain {
@@ -213,11 +218,8 @@ impl Worker {
         let own = self.flight.of_queue(queue.id);
         let mut room = limit.saturating_sub(own.messages);
         if self.full.contains(&queue.id)
-            || self.flight.len() >= total
-            || self
-                .memory(queue.id, &[])
-                .iter()
-                .any(|memory| memory.left() <= 0)
+            || self.is_crowded(more)
+            || self.memory(Some(queue.id)).left() <= 0
         {
             // The pool is full: a queue that has nothing in flight still gets one message through.
             room = room.min(usize::from(own.messages == 0));
@@ -230,18 +232,15 @@ impl Worker {
         (total / self.configuration.queues.len().max(1)).max(total / 8)
     }
 
-    /// The accounts of bytes in flight, of a queue and of all, with those that were just claimed.
-    pub(super) fn memory(&self, queue: i32, claimed: &[(i64, InFlight)]) -> [Memory; 2] {
-        let most = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let mut own = self.flight.memory(Some(queue), most(self.share(MAX_BYTES)));
-        let mut all = self.flight.memory(None, most(MAX_BYTES));
-        for (_, message) in claimed {
-            all.add(i64::from(message.size));
-            if message.lane.queue == queue {
-                own.add(i64::from(message.size));
-            }
-        }
-        [own, all]
+    /// The bytes in flight, of a queue or of all, and how many may be.
+    pub(super) fn memory(&self, queue: Option<i32>) -> Memory {
+        let most = if queue.is_some() {
+            self.share(MAX_BYTES)
+        } else {
+            MAX_BYTES
+        };
+        self.flight
+            .memory(queue, i64::try_from(most).unwrap_or(i64::MAX))
     }
 
     /// Until when a relay is suspended, or a limit used up.
@@ -259,7 +258,7 @@ impl Worker {
         let now = pg::now();
         now >= self.next_reap
             || self.configuration.queues.iter().any(|queue| {
-                self.room(queue, now) > 0
+                self.room(queue, now, 0) > 0
                     && self.lanes.next(queue.id).is_some_and(|next| next <= now)
             })
     }
@@ -270,12 +269,17 @@ impl Worker {
         let Some(slot) = self.slot else { return false };
         let now = pg::now();
         slot.silence(|id| {
-            let queue = self
-                .configuration
-                .queues
-                .iter()
-                .find(|queue| queue.id == id);
-            queue.is_none_or(|queue| self.room(queue, now) == 0)
+            // They are in the order of their ids.
+            let queues = &self.configuration.queues;
+            let queue = queues
+                .binary_search_by_key(&id, |queue| queue.id)
+                .ok()
+                .map(|place| &queues[place]);
+            queue.is_none_or(|queue| self.room(queue, now, 0) == 0)
         })
     }
+}
+
+fn most_in_flight() -> usize {
+    usize::try_from(guc::MAX_IN_FLIGHT.get()).unwrap_or(1)
 }

@@ -79,6 +79,8 @@ pub(super) struct Worker {
     pub(super) told: HashMap<i32, bool>,
     /// Queues whose next message does not fit beside those in flight: an outcome has to come first.
     pub(super) full: HashSet<i32>,
+    /// The place of the queue whose turn it is to be claimed from first.
+    pub(super) turn: usize,
     pub(super) next_sweep: i64,
     /// The CPU time used before a sweep whose claim is yet to come.
     pub(super) sweeping: Option<Duration>,
@@ -218,6 +220,7 @@ impl Worker {
             silent: HashSet::new(),
             told: HashMap::new(),
             full: HashSet::new(),
+            turn: 0,
             next_sweep: 0,
             sweeping: None,
             next_reap: 0,
@@ -387,7 +390,7 @@ impl Worker {
             .min(self.next_retain)
             .min(self.next_stuck);
         for queue in &self.configuration.queues {
-            if self.room(queue, now) > 0 {
+            if self.room(queue, now, 0) > 0 {
                 next = next.min(self.lanes.next(queue.id).unwrap_or(i64::MAX));
             } else if !queue.paused && self.lanes.next(queue.id).is_some() {
                 // Its relays are suspended, a limit is used up, or it is full; then an outcome wakes this worker.

@@ -38,7 +38,7 @@ pub fn write(
     texts: Texts,
 ) -> Result<(), Failure> {
     let words = Words { relays, texts };
-    let mut sent = store::Sent::default();
+    let mut sent = Vec::new();
     let mut sent_ids = Vec::new();
     let mut others = Vec::new();
     let mut put_off = store::PutOff::default();
@@ -129,7 +129,7 @@ fn accepted_by_all(end: &Finished, message: &InFlight) -> bool {
     }
 }
 
-fn add_sent(sent: &mut store::Sent, end: &Finished, message: &InFlight, words: &Words<'_>) {
+fn add_sent(sent: &mut Vec<store::Sent>, end: &Finished, message: &InFlight, words: &Words<'_>) {
     let (relay, tls) = (words.relay(end), tls(end));
     for (n, recipient) in end.to.iter().enumerate() {
         let reply = match &end.result {
@@ -142,20 +142,21 @@ fn add_sent(sent: &mut store::Sent, end: &Finished, message: &InFlight, words: &
             JobResult::Captured(_) => Some("captured".to_owned()),
             _ => reply.map(|reply| words.texts.clean(&reply.text)),
         };
-        sent.id.push(Some(end.id));
-        sent.queue.push(Some(message.lane.queue));
-        sent.attempt.push(Some(message.attempts + 1));
-        sent.code.push(reply.map(|reply| i32::from(reply.code)));
-        sent.last.push(Some(n + 1 == end.to.len()));
-        sent.recipient.push(Some(recipient.clone()));
-        sent.relay.push(relay.map(str::to_owned));
-        sent.phase
-            .push(reply.map(|_| phase_name(Phase::Dot).to_owned()));
-        sent.status.push(reply.and_then(status));
-        sent.text.push(text);
-        sent.seconds.push(Some(end.duration.as_secs_f64()));
-        sent.tls.push(tls.clone());
-        sent.detail.push(end.note.as_deref().map(str::to_owned));
+        sent.push(store::Sent {
+            id: end.id,
+            queue: message.lane.queue,
+            attempt: message.attempts + 1,
+            code: reply.map(|reply| i32::from(reply.code)),
+            last: n + 1 == end.to.len(),
+            recipient: recipient.clone(),
+            relay: relay.map(str::to_owned),
+            phase: reply.map(|_| phase_name(Phase::Dot)),
+            status: reply.and_then(status),
+            text,
+            duration: i64::try_from(end.duration.as_micros()).unwrap_or(i64::MAX),
+            tls: tls.clone(),
+            detail: end.note.as_deref().map(str::to_owned),
+        });
     }
 }
 

@@ -57,6 +57,9 @@ impl Worker {
         }
         self.news.clear();
         self.full = claimed.full;
+        if let Some(last) = claimed.last {
+            self.turn = last + 1;
+        }
         if let Some(before) = self.sweeping.take() {
             // A sweep that is much work, as under an old snapshot, comes less often. What it waited for is no work.
             let took =

@@ -1,6 +1,6 @@
 //! Statements of the claim.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use mail_lanes::{Key, LaneId};
@@ -150,18 +150,23 @@ pub fn heads(keys: &[i64]) -> Result<Vec<(LaneId, i64)>> {
     })
 }
 
-/// Leases messages to this process; returns the token.
-pub fn lease(queue: i32, ids: &[i64]) -> Result<i64> {
+/// Leases messages, each with its queue, to this process; returns the token of each queue.
+pub fn lease(messages: impl Iterator<Item = (i32, i64)>) -> Result<HashMap<i32, i64>> {
     let statement = Statement {
         sql: "INSERT INTO mail.lease (token, queue_id, holder, claimed_at, lease_until, ids)
-              SELECT nextval('mail.lease_seq'), q.id, pg_backend_pid(), clock_timestamp(), clock_timestamp() + q.lease, $2
-              FROM mail.queue q WHERE q.id = $1 RETURNING token",
-        types: &[BuiltinOid::INT4OID, BuiltinOid::INT8ARRAYOID],
+              SELECT nextval('mail.lease_seq'), q.id, pg_backend_pid(), clock_timestamp(), clock_timestamp() + q.lease, u.ids
+              FROM (SELECT t.queue_id, array_agg(t.id) AS ids FROM unnest($1, $2) AS t (queue_id, id) GROUP BY t.queue_id) u
+              JOIN mail.queue q ON q.id = u.queue_id RETURNING queue_id, token",
+        types: &[BuiltinOid::INT4ARRAYOID, BuiltinOid::INT8ARRAYOID],
     };
-    let tokens = rows(&statement, &[queue.into(), ids.to_vec().into()], |row| {
-        row.get::<i64>(1)
+    let (queues, ids): (Vec<i32>, Vec<i64>) = messages.unzip();
+    let tokens = rows(&statement, &[queues.into(), ids.into()], |row| {
+        Ok((
+            row.get(1)?.unwrap_or_default(),
+            row.get(2)?.unwrap_or_default(),
+        ))
     })?;
-    Ok(tokens.into_iter().flatten().next().unwrap_or_default())
+    Ok(tokens.into_iter().collect())
 }
 
 /// What is sent of a message.

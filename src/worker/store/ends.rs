@@ -1,63 +1,66 @@
 //! Statements that settle what came of messages.
 
-use pgrx::pg_sys::BuiltinOid;
+use pgrx::{datum::Interval, pg_sys::BuiltinOid};
 
-use super::{Result, Statement, run};
+use super::{Result, Statement, run, timestamp};
+use crate::{
+    pg::{self, Row},
+    queues,
+};
 
 /// A recipient accepted by a relay.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sent {
-    pub id: Vec<Option<i64>>,
-    pub queue: Vec<Option<i32>>,
-    pub attempt: Vec<Option<i32>>,
-    pub code: Vec<Option<i32>>,
-    pub last: Vec<Option<bool>>,
-    pub recipient: Vec<Option<String>>,
-    pub relay: Vec<Option<String>>,
-    pub phase: Vec<Option<String>>,
-    pub status: Vec<Option<String>>,
-    pub text: Vec<Option<String>>,
-    pub seconds: Vec<Option<f64>>,
-    pub tls: Vec<Option<String>>,
+    pub id: i64,
+    pub queue: i32,
+    pub attempt: i32,
+    pub code: Option<i32>,
+    /// Of its message.
+    pub last: bool,
+    pub recipient: String,
+    pub relay: Option<String>,
+    pub phase: Option<&'static str>,
+    pub status: Option<String>,
+    pub text: Option<String>,
+    /// How long the attempt took, in microseconds.
+    pub duration: i64,
+    pub tls: Option<String>,
     /// JSON.
-    pub detail: Vec<Option<String>>,
+    pub detail: Option<String>,
 }
 
 /// Ends messages that every recipient's relay accepted.
-pub fn sent(ids: &[i64], events: Sent) -> Result<()> {
-    use BuiltinOid::{BOOLARRAYOID, FLOAT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID};
+pub fn sent(ids: &[i64], events: Vec<Sent>) -> Result<()> {
     let delete = Statement {
         sql: "DELETE FROM mail.pending WHERE id = ANY ($1)",
-        types: &[INT8ARRAYOID],
+        types: &[BuiltinOid::INT8ARRAYOID],
     };
     run(&delete, &[ids.to_vec().into()])?;
-    let insert = Statement {
-        sql: "INSERT INTO mail.event (message_id, queue_id, attempt, code, kind, state, recipient, relay, phase, status, text, duration, tls, detail)
-              SELECT u.id, u.queue, u.attempt, u.code, 'sent', CASE WHEN u.last THEN 'sent' END, u.recipient, u.relay, u.phase,
-                     u.status, u.text, make_interval(secs => u.seconds), u.tls, u.detail::jsonb
-              FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-                AS u (id, queue, attempt, code, last, recipient, relay, phase, status, text, seconds, tls, detail)",
-        types: &[
-            INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, BOOLARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-            TEXTARRAYOID, TEXTARRAYOID, FLOAT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-        ],
-    };
-    let args = [
-        events.id.into(),
-        events.queue.into(),
-        events.attempt.into(),
-        events.code.into(),
-        events.last.into(),
-        events.recipient.into(),
-        events.relay.into(),
-        events.phase.into(),
-        events.status.into(),
-        events.text.into(),
-        events.seconds.into(),
-        events.tls.into(),
-        events.detail.into(),
-    ];
-    run(&insert, &args)
+    let queues = queues::get();
+    let rows: Vec<Row> = events
+        .into_iter()
+        .map(|event| {
+            Row::default()
+                .with(c"id", pg::next_value(queues.event_sequence))
+                .with(c"at", timestamp(pg::now()))
+                .with(c"message_id", event.id)
+                .with(c"queue_id", event.queue)
+                .with(c"attempt", event.attempt)
+                .with(c"code", event.code)
+                .with(c"kind", "sent")
+                .with(c"state", event.last.then_some("sent"))
+                .with(c"recipient", event.recipient)
+                .with(c"relay", event.relay)
+                .with(c"phase", event.phase)
+                .with(c"status", event.status)
+                .with(c"text", event.text)
+                .with(c"duration", Interval::from_micros(event.duration))
+                .with(c"tls", event.tls)
+                .with_json(c"detail", event.detail.as_deref())
+        })
+        .collect();
+    pg::insert(queues.event, &rows, &[]);
+    Ok(())
 }
 
 /// How an attempt ended that did not simply succeed.
