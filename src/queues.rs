@@ -48,6 +48,9 @@ pub struct Queues {
     /// The table `mail.event`.
     pub event: pg_sys::Oid,
     pub event_sequence: pg_sys::Oid,
+    /// The table `mail.lease`.
+    pub lease: pg_sys::Oid,
+    pub lease_sequence: pg_sys::Oid,
     /// Who may send as whom.
     pub grants: Vec<Grant>,
     /// Whether the SQL that is installed is that of 0.2.0 or later. Until ALTER EXTENSION UPDATE it may be older than this
@@ -104,16 +107,18 @@ fn read() -> Queues {
                 pg_catalog.to_regclass('mail.pending_waits_for_idx')::pg_catalog.oid, \
                 pg_catalog.to_regclass('mail.event')::pg_catalog.oid, \
                 pg_catalog.to_regclass('mail.event_id_seq')::pg_catalog.oid, \
+                pg_catalog.to_regclass('mail.lease')::pg_catalog.oid, \
+                pg_catalog.to_regclass('mail.lease_seq')::pg_catalog.oid, \
                 pg_catalog.to_regclass('mail.sender_grant') IS NOT NULL \
          FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) 'mail.id_seq'::pg_catalog.regclass",
         &[],
         |rows| {
             let row = rows.first();
-            let mut oids = [pg_sys::InvalidOid; 11];
+            let mut oids = [pg_sys::InvalidOid; 13];
             for (at, oid) in oids.iter_mut().enumerate() {
                 *oid = row.get(at + 1)?.unwrap_or(pg_sys::InvalidOid);
             }
-            Ok((oids, row.get::<bool>(12)?.unwrap_or_default()))
+            Ok((oids, row.get::<bool>(14)?.unwrap_or_default()))
         },
     );
     let Ok((oids, since_0_2)) = named else {
@@ -136,6 +141,8 @@ fn read() -> Queues {
         by_what_it_waits_for,
         event,
         event_sequence,
+        lease,
+        lease_sequence,
     ] = oids;
     pg::watch(table);
     let read = || {
@@ -166,6 +173,8 @@ fn read() -> Queues {
         },
         event,
         event_sequence,
+        lease,
+        lease_sequence,
         grants,
         since_0_2,
         table,

@@ -198,16 +198,14 @@ impl Worker {
         if free.is_empty() {
             return Ok(());
         }
-        let tokens = store::lease(free.iter().map(|(found, body)| (found.queue.id, body.id)))?;
+        let tokens = store::lease(free.iter().map(|(found, body)| (found.queue, body.id)));
         for (found, body) in free {
             let Found {
                 queue,
                 lane,
                 candidate,
             } = found;
-            let Some(token) = tokens.get(&queue.id).copied() else {
-                continue; // its queue is not there any more
-            };
+            let token = tokens[&queue.id];
             claimed.messages.push((
                 candidate.id,
                 InFlight {

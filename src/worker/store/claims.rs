@@ -6,7 +6,11 @@ use bytes::Bytes;
 use mail_lanes::{Key, LaneId};
 use pgrx::pg_sys::BuiltinOid;
 
-use super::{Result, Statement, microseconds, rows, run, timestamp};
+use super::{QueueConfig, Result, Statement, microseconds, rows, run, timestamp};
+use crate::{
+    pg::{self, Row},
+    queues,
+};
 
 /// Every lane that has a row.
 pub fn lanes() -> Result<Vec<LaneId>> {
@@ -151,22 +155,33 @@ pub fn heads(keys: &[i64]) -> Result<Vec<(LaneId, i64)>> {
 }
 
 /// Leases messages, each with its queue, to this process; returns the token of each queue.
-pub fn lease(messages: impl Iterator<Item = (i32, i64)>) -> Result<HashMap<i32, i64>> {
-    let statement = Statement {
-        sql: "INSERT INTO mail.lease (token, queue_id, holder, claimed_at, lease_until, ids)
-              SELECT nextval('mail.lease_seq'), q.id, pg_backend_pid(), clock_timestamp(), clock_timestamp() + q.lease, u.ids
-              FROM (SELECT t.queue_id, array_agg(t.id) AS ids FROM unnest($1, $2) AS t (queue_id, id) GROUP BY t.queue_id) u
-              JOIN mail.queue q ON q.id = u.queue_id RETURNING queue_id, token",
-        types: &[BuiltinOid::INT4ARRAYOID, BuiltinOid::INT8ARRAYOID],
-    };
-    let (queues, ids): (Vec<i32>, Vec<i64>) = messages.unzip();
-    let tokens = rows(&statement, &[queues.into(), ids.into()], |row| {
-        Ok((
-            row.get(1)?.unwrap_or_default(),
-            row.get(2)?.unwrap_or_default(),
-        ))
-    })?;
-    Ok(tokens.into_iter().collect())
+pub fn lease<'a>(messages: impl Iterator<Item = (&'a QueueConfig, i64)>) -> HashMap<i32, i64> {
+    let tables = queues::get();
+    let now = pg::now();
+    let mut of_queue: HashMap<i32, (i64, Vec<i64>)> = HashMap::new();
+    for (queue, id) in messages {
+        let (_, ids) = of_queue
+            .entry(queue.id)
+            .or_insert_with(|| (now.saturating_add(queue.lease), Vec::new()));
+        ids.push(id);
+    }
+    let mut tokens = HashMap::new();
+    let mut rows = Vec::new();
+    for (queue, (until, ids)) in of_queue {
+        let token = pg::next_value(tables.lease_sequence);
+        tokens.insert(queue, token);
+        rows.push(
+            Row::default()
+                .with(c"token", token)
+                .with(c"queue_id", queue)
+                .with(c"holder", pg::pid())
+                .with(c"claimed_at", timestamp(now))
+                .with(c"lease_until", timestamp(until))
+                .with(c"ids", ids),
+        );
+    }
+    pg::insert(tables.lease, &rows, &[]);
+    tokens
 }
 
 /// What is sent of a message.

@@ -18,6 +18,8 @@ pub struct QueueConfig {
     pub rate: Option<Rate>,
     pub paused: bool,
     pub hold_uncertain: bool,
+    /// How long a lease of it is, in microseconds.
+    pub lease: i64,
 }
 
 /// A limit as two columns have it.
@@ -72,7 +74,7 @@ pub fn relays() -> Result<Vec<RelayRow>> {
 pub fn queues(usable: &[(i32, String)]) -> Result<Vec<QueueConfig>> {
     let statement = Statement {
         sql: "SELECT q.id, q.transport, q.relays, q.concurrency, q.paused, q.on_uncertain = 'hold',
-                     q.rate_limit, extract(epoch FROM q.rate_window)::float8
+                     q.rate_limit, extract(epoch FROM q.rate_window)::float8, (extract(epoch FROM q.lease) * 1000000)::int8
               FROM mail.queue q WHERE q.transport <> 'external' ORDER BY q.id",
         types: &[],
     };
@@ -92,6 +94,7 @@ pub fn queues(usable: &[(i32, String)]) -> Result<Vec<QueueConfig>> {
             rate: rate(row.get(7)?, row.get(8)?),
             paused: row.get(5)?.unwrap_or_default(),
             hold_uncertain: row.get(6)?.unwrap_or_default(),
+            lease: row.get(9)?.unwrap_or_default(),
         })
     })
 }
