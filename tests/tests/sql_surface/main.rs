@@ -1,5 +1,6 @@
 //! The SQL surface, as a user of the extension sees it: what each call answers, and how it refuses.
 
+mod additions;
 mod administer;
 mod cancel;
 mod claim;

@@ -11,6 +11,7 @@ mod pauses;
 mod rules;
 mod slow;
 mod tiers;
+mod turns;
 
 use pgmq_mail_tests::{Mail, Sink};
 
