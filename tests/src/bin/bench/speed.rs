@@ -245,7 +245,8 @@ fn beside_a_plain_table(cluster: &Cluster) -> (Database<'_>, Client) {
     client
         .batch_execute(
             "SELECT mail.pause('default');
-             INSERT INTO mail.queue (name, transport, paused, notify) VALUES ('notified', 'capture', true, true);
+             INSERT INTO mail.queue (name, transport, default_sender, paused, notify)
+             VALUES ('notified', 'capture', 'app@example.test', true, true);
              CREATE TABLE plain (id bigserial PRIMARY KEY, at timestamptz DEFAULT now(), recipient text, subject text,
                                  body text);
              CREATE TABLE plain_json (id bigserial PRIMARY KEY, at timestamptz DEFAULT now(), message jsonb);
