@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use icu_locale_core::Locale;
 use minijinja::value::{ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
+use nix::time::{ClockId, clock_gettime};
 
 /// Bytes that one rendering may copy, all operations together.
 const BYTES: u64 = 64 << 20;
 /// What one item of a list or a map costs to keep or to look at.
 const ITEM: usize = 16;
-/// How long one rendering may take. The other bounds end what takes long well before; this one ends what they overlook.
+/// How much processor time one rendering may take; not time on the clock, which passes while others have the
+/// processor. The other bounds end what takes long well before; this one ends what they overlook.
 const LONGEST: Duration = Duration::from_millis(500);
 /// How deep lists and maps may stand in each other: printing, comparing and dropping them recurses.
 const DEPTH: usize = 64;
@@ -24,6 +26,9 @@ const SHORT: usize = 1024;
 
 thread_local! {
     static LEFT: Cell<u64> = const { Cell::new(0) };
+    /// What this thread will have used of the processor when the rendering has used up its time.
+    static LAST: Cell<Duration> = const { Cell::new(Duration::MAX) };
+    /// Before this moment it cannot be used up; the clock is cheaper to read than the time of a thread.
     static UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
     static LOCALE: RefCell<Locale> = const { RefCell::new(Locale::UNKNOWN) };
 }
@@ -31,6 +36,7 @@ thread_local! {
 /// Opens the account of a rendering in this thread; filters format for `locale`.
 pub(crate) fn open(locale: Locale) {
     LEFT.set(BYTES);
+    LAST.set(used().saturating_add(LONGEST));
     UNTIL.set(Instant::now().checked_add(LONGEST));
     LOCALE.set(locale);
 }
@@ -44,10 +50,26 @@ pub(crate) fn with_locale<T>(work: impl FnOnce(&Locale) -> T) -> T {
 pub(crate) fn pay(bytes: usize) -> Result<(), Error> {
     let left = LEFT.get().checked_sub(bytes as u64);
     LEFT.set(left.unwrap_or(0));
-    if UNTIL.get().is_some_and(|until| Instant::now() > until) {
+    if is_late() {
         return Err(too_much(TIME));
     }
     left.map(|_| ()).ok_or_else(|| too_much(MEMORY))
+}
+
+/// Whether the rendering has used up its time.
+fn is_late() -> bool {
+    let now = Instant::now();
+    if UNTIL.get().is_none_or(|until| now <= until) {
+        return false;
+    }
+    let left = LAST.get().saturating_sub(used());
+    UNTIL.set(now.checked_add(left));
+    left.is_zero()
+}
+
+/// The processor time that this thread has used since it began (POSIX, `CLOCK_THREAD_CPUTIME_ID`).
+pub(crate) fn used() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::MAX, Duration::from)
 }
 
 /// The detail of the error of a rendering that copied too much.
@@ -146,4 +168,25 @@ fn walk(value: &Value, depth: usize, cost: &dyn Fn(&str) -> usize) -> Result<(),
         walk(&item, deeper, cost)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_counts_only_while_it_is_used() {
+        open(Locale::UNKNOWN);
+        // Somebody else has the processor for longer than a rendering may take.
+        std::thread::sleep(LONGEST * 2);
+        assert!(pay(0).is_ok());
+        let begin = used();
+        let error = loop {
+            if let Err(error) = pay(0) {
+                break error;
+            }
+        };
+        assert_eq!(error.detail(), Some(TIME));
+        assert!(used().saturating_sub(begin) > LONGEST / 2);
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use icu_locale_core::{Locale, locale};
 use minijinja::value::Value;
@@ -146,8 +146,8 @@ impl Templates {
         let probes = Probes::default();
         let mut names: Vec<String> = Vec::new();
         let mut last = Failure::Engine(Part::Text, Box::new(first));
-        let begin = Instant::now();
-        while names.len() < MISSING && begin.elapsed() < LONGEST_SEARCH {
+        let until = meter::used().saturating_add(LONGEST_SEARCH);
+        while names.len() < MISSING && meter::used() < until {
             let Ok(values) = params::read(params, Some(&probes)) else {
                 break;
             };

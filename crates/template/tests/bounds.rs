@@ -43,7 +43,7 @@ fn peak() -> u64 {
 #[track_caller]
 fn too_much(text: &str, expected: &str) {
     match render(text) {
-        // A debug build, or a busy machine, may come to the end of its time first.
+        // A slow machine may come to the end of its time first.
         Err(RenderError::TooMuch { what }) => {
             assert!([expected, "time"].contains(&what), "{what} {text:.200}");
         }
