@@ -4,8 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use pgmq_mail_tests::{Cluster, available, run};
-use postgres::Client;
+use pgmq_mail_tests::{Cluster, available, pid, run, until, worker_of};
 
 use crate::report::Section;
 use crate::sides::{ROUNDS, counting, drain, enqueue, settled};
@@ -30,10 +29,6 @@ fn used(process: i32) -> f64 {
     ticks as f64 / 100.0
 }
 
-fn pid(client: &mut Client, query: &str) -> i32 {
-    client.query_one(query, &[]).expect("a process").get(0)
-}
-
 /// Backend and worker, and a profile of the worker where `perf` is there.
 pub fn cpu(cluster: &Cluster) -> Vec<Section> {
     let mut columns = [const { Vec::new() }; 2];
@@ -41,8 +36,8 @@ pub fn cpu(cluster: &Cluster) -> Vec<Section> {
     for round in 0..ROUNDS {
         let sink = counting(None);
         let (_database, mut client) = deliver_to(cluster, &sink);
-        let backend = pid(&mut client, "SELECT pg_backend_pid()");
-        let worker = pid(&mut client, "SELECT pid FROM mail.workers");
+        let backend = pid(&mut client);
+        let worker = worker_of(&mut client);
         let before = used(backend);
         enqueue(&mut client, MAILS);
         columns[0].push((used(backend) - before) * 1e6 / MAILS as f64);
@@ -94,7 +89,9 @@ fn profiled(process: i32, work: impl FnOnce()) -> Vec<String> {
         .stderr(Stdio::null())
         .spawn()
         .expect("perf starts");
-    std::thread::sleep(Duration::from_millis(300));
+    until("perf has begun", Duration::from_secs(10), || {
+        std::fs::metadata(&data).is_ok_and(|data| data.len() > 0)
+    });
     work();
     run(
         Command::new("kill").args(["-INT", &perf.id().to_string()]),

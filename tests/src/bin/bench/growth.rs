@@ -2,12 +2,16 @@
 //!
 //! `PGMQ_MAIL_BENCH_MESSAGES` says how many messages wait, or flow (1,000,000); the goals speak of 10,000,000.
 
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use pgmq_mail_tests::{Cluster, Database, Sink, until, wanted};
 use postgres::Client;
 
-use crate::report::{Bound, Section};
+use crate::report::{Bound, Section, named};
+use crate::rotation::let_go;
 use crate::sides::{ROUNDS, by_turns, counting, settled, text, tidy};
 use crate::{MINUTES, Series, deliver_to};
 
@@ -172,11 +176,7 @@ pub fn snapshot(cluster: &Cluster) -> Vec<Section> {
         "first 10,000 under a held snapshot",
         "last 10,000 under a held snapshot",
     ];
-    let series: Vec<Series> = names
-        .into_iter()
-        .zip(columns)
-        .map(|(name, values)| Series::new(name, values))
-        .collect();
+    let series = named(names, columns);
     let ratio = series[3].median() / series[2].median();
     vec![
         Section::new(
@@ -188,58 +188,71 @@ pub fn snapshot(cluster: &Cluster) -> Vec<Section> {
     ]
 }
 
-/// What the tables take up after each tenth of a long flow, with retention and autovacuum at work.
+/// What the tables take up after each tenth of a long flow, with autovacuum at its defaults and retention at work: mail is
+/// kept for ten seconds, and the partitions take turns every five.
 pub fn size(cluster: &Cluster) -> Vec<Section> {
     const TENTHS: usize = 10;
     let sink = counting(None);
-    let (_database, mut client) = deliver_to(cluster, &sink);
-    let body = text(200);
-    let mut sizes = Vec::new();
-    let mut flowed = 0;
-    for _ in 0..TENTHS {
-        let goal = sink.count() + messages() / TENTHS;
-        while sink.count() < goal {
-            // Never more than a moment's worth ahead of the worker.
-            client
-                .execute(
-                    "SELECT count(mail.enqueue('a@example.test', 'Hello', $1)) FROM generate_series(1, 500)",
-                    &[&body],
-                )
-                .expect("accepted");
-            flowed += 500;
-            until("it keeps up", MINUTES, || flowed - sink.count() < 5000);
-        }
-        let row = client
-            .query_one(
-                "SELECT (pg_total_relation_size('mail.pending') + pg_total_relation_size('mail.lease'))::float8 / 1048576",
-                &[],
-            )
-            .expect("sizes");
-        sizes.push(row.get::<_, f64>(0));
-    }
-    let (early, last) = (sizes[TENTHS / 5 - 1], sizes[TENTHS - 1]);
-    let series = sizes
-        .into_iter()
-        .enumerate()
-        .map(|(at, size)| {
-            Series::new(
-                format!("after {} mails", (at + 1) * messages() / TENTHS),
-                vec![size],
-            )
-        })
-        .collect();
-    vec![
-        Section::new(
-            "Growth: size of queue and leases in a steady flow",
-            "MiB",
-            series,
+    let (database, mut client) = deliver_to(cluster, &sink);
+    client
+        .batch_execute(
+            "UPDATE mail.queue SET retain_body = '10 seconds', retain_sent = '10 seconds';
+             UPDATE mail.installation SET since = '-infinity';
+             CREATE OR REPLACE FUNCTION mail._turn_length(keep interval) RETURNS interval
+                 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN interval '5 seconds'",
         )
-        .goal(
-            "at the end, of that after a fifth",
-            last / early,
-            Bound::AtMost(1.5),
-        ),
-    ]
+        .expect("an hour is as short as that");
+    let body = text(200);
+    let over = AtomicBool::new(false);
+    let mut sizes = [const { Vec::new() }; 2];
+    thread::scope(|scope| {
+        let (mut other, over) = (database.connect(), &over);
+        scope.spawn(move || let_go(&mut other, over, None));
+        let mut flowed = 0;
+        for _ in 0..TENTHS {
+            let goal = sink.count() + messages() / TENTHS;
+            while sink.count() < goal {
+                // Never more than a moment's worth ahead of the worker.
+                client
+                    .execute(
+                        "SELECT count(mail.enqueue('a@example.test', 'Hello', $1)) FROM generate_series(1, 500)",
+                        &[&body],
+                    )
+                    .expect("accepted");
+                flowed += 500;
+                until("it keeps up", MINUTES, || flowed - sink.count() < 5000);
+            }
+            let row = client
+                .query_one(
+                    "SELECT (pg_total_relation_size('mail.pending') + pg_total_relation_size('mail.lease'))::float8 / 1048576,
+                            (SELECT sum(pg_total_relation_size(c.oid))::float8 / 1048576 FROM pg_class c
+                             WHERE c.relnamespace = 'mail'::regnamespace AND c.relkind = 'r')",
+                    &[],
+                )
+                .expect("sizes");
+            for (at, sizes) in sizes.iter_mut().enumerate() {
+                sizes.push(row.get::<_, f64>(at));
+            }
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    let titles = [
+        "Growth: size of queue and leases in a steady flow",
+        "Growth: size of all tables in a steady flow, mail kept for ten seconds",
+    ];
+    let section = |(title, sizes): (&'static str, Vec<f64>)| {
+        // Of two tenths each, for the size goes up and down with the turns.
+        let highest = |from: usize| sizes[from].max(sizes[from + 1]);
+        let ratio = highest(TENTHS - 2) / highest(2);
+        let named = |(at, size): (usize, &f64)| {
+            let flowed = (at + 1) * messages() / TENTHS;
+            Series::new(format!("after {flowed} mails"), vec![*size])
+        };
+        let series = sizes.iter().enumerate().map(named).collect();
+        let what = "the last two, of the third and fourth";
+        Section::new(title, "MiB", series).goal(what, ratio, Bound::AtMost(1.5))
+    };
+    titles.into_iter().zip(sizes).map(section).collect()
 }
 
 /// Claimers from outside, each with its own connection, on one queue.
@@ -294,20 +307,21 @@ fn claimed(cluster: &Cluster, claimers: usize, batch: i32) -> f64 {
         )
         .expect("accepted");
     tidy(&mut client);
-    let begin = Instant::now();
-    let done: usize = std::thread::scope(|scope| {
+    // Sessions make their plans at their first claim, before the time begins.
+    let ready = Barrier::new(claimers);
+    std::thread::scope(|scope| {
         let threads: Vec<_> = (0..claimers)
-            .map(|_| scope.spawn(|| claim_and_ack(&database, batch, begin + SPAN)))
+            .map(|_| scope.spawn(|| claim_and_ack(&database, batch, &ready, SPAN)))
             .collect();
         threads
             .into_iter()
             .map(|thread| thread.join().expect("it ends"))
             .sum()
-    });
-    done as f64 / begin.elapsed().as_secs_f64()
+    })
 }
 
-fn claim_and_ack(database: &Database<'_>, batch: i32, end: Instant) -> usize {
+/// What one claimer gets through, in messages a second.
+fn claim_and_ack(database: &Database<'_>, batch: i32, ready: &Barrier, span: Duration) -> f64 {
     let mut client = database.connect();
     let claim = client
         .prepare("SELECT id, token FROM mail.claim('out', $1)")
@@ -315,12 +329,8 @@ fn claim_and_ack(database: &Database<'_>, batch: i32, end: Instant) -> usize {
     let ack = client
         .prepare("SELECT count(*) FROM mail.ack($1::bigint[], $2::bigint[])")
         .expect("a statement");
-    let mut done = 0;
-    while Instant::now() < end {
+    let mut turn = || {
         let rows = client.query(&claim, &[&batch]).expect("claimed");
-        if rows.is_empty() {
-            break;
-        }
         let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
         let tokens: Vec<i64> = rows.iter().map(|row| row.get(1)).collect();
         let acked: i64 = client
@@ -332,7 +342,16 @@ fn claim_and_ack(database: &Database<'_>, batch: i32, end: Instant) -> usize {
             ids.len(),
             "what was claimed is acknowledged"
         );
-        done += ids.len();
+        ids.len()
+    };
+    assert!(turn() > 0, "there is enough for all");
+    ready.wait();
+    let (begin, mut done) = (Instant::now(), 0);
+    while begin.elapsed() < span {
+        match turn() {
+            0 => break,
+            some => done += some,
+        }
     }
-    done
+    done as f64 / begin.elapsed().as_secs_f64()
 }

@@ -11,14 +11,16 @@
 mod cpu;
 mod flow;
 mod growth;
+mod memory;
 mod report;
+mod rotation;
 mod session;
 mod sides;
 mod speed;
 
 use std::time::{Duration, Instant};
 
-use pgmq_mail_tests::{Action, Cluster, ClusterOptions, Database, Sink, until};
+use pgmq_mail_tests::{Cluster, ClusterOptions, Database, Sink};
 use postgres::Client;
 
 const MINUTES: Duration = Duration::from_mins(5);
@@ -39,7 +41,7 @@ macro_rules! told {
 
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).collect();
-    let measurements: [Measurement; 15] = [
+    let measurements: [Measurement; 16] = [
         ("drain", speed::drains),
         ("latency", speed::latency),
         ("enqueue", speed::enqueues),
@@ -47,10 +49,11 @@ fn main() {
         ("backlogs", growth::backlogs),
         ("snapshot", growth::snapshot),
         ("size", growth::size),
+        ("rotation", rotation::rotation),
         ("consumers", growth::consumers),
         ("cpu", cpu::cpu),
-        ("memory", told!(memory)),
-        ("files", told!(files)),
+        ("memory", told!(memory::memory)),
+        ("files", told!(memory::files)),
         ("session", told!(session::session)),
         ("late", told!(session::late)),
         ("isolation", told!(flow::isolation)),
@@ -71,6 +74,7 @@ fn main() {
     let machine = report::machine(&server);
     println!("{machine}");
     let mut all = Vec::new();
+    let memory = memory::watched();
     for (name, measure) in measurements {
         if chosen.is_empty() || chosen.iter().any(|choice| choice == name) {
             let sections = measure(&cluster);
@@ -78,6 +82,9 @@ fn main() {
             all.extend(sections);
         }
     }
+    let section = memory.section();
+    section.print();
+    all.push(section);
     println!("\nreport: {}", report::write(&machine, &all).display());
 }
 
@@ -145,108 +152,6 @@ fn percentile(times: &mut [Duration], percent: usize) -> Duration {
     times[(times.len() * percent / 100).min(times.len() - 1)]
 }
 
-/// What the worker holds while a million messages wait for a relay that never answers.
-/// The most memory that a process has, in KiB, until something is done: its own, and with shared memory.
-fn highest(process: i32, mut done: impl FnMut() -> bool) -> [u64; 2] {
-    let mut highest = [0, 0];
-    while !done() {
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it lives");
-        for (field, most) in ["RssAnon:", "VmRSS:"].iter().zip(&mut highest) {
-            let kib = status
-                .lines()
-                .find_map(|line| {
-                    line.strip_prefix(field)?
-                        .split_whitespace()
-                        .next()?
-                        .parse()
-                        .ok()
-                })
-                .unwrap_or(0_u64);
-            *most = kib.max(*most);
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    highest
-}
-
-/// Mails with a file of 25 MB, one and ten at once.
-fn files(cluster: &Cluster) {
-    let sink = Sink::start();
-    let (_database, mut client) = deliver_to(cluster, &sink);
-    client
-        .batch_execute(
-            "CREATE TABLE file AS SELECT string_agg(decode(md5(n::text), 'hex'), '') AS content
-             FROM generate_series(1, 25 * 65536) n",
-        )
-        .expect("a file");
-    let worker: i32 = client
-        .query_one("SELECT pid FROM mail.workers", &[])
-        .expect("it runs")
-        .get(0);
-    let before = highest(worker, {
-        let end = Instant::now() + Duration::from_millis(200);
-        move || Instant::now() >= end
-    })[0];
-    let mut sent = 0;
-    for count in [1, 10] {
-        client
-            .execute(
-                "SELECT count(mail.enqueue(jsonb_build_object('to', 'a@example.test', 'text', 'See there.',
-                            'attachments', jsonb_build_array(mail.attach(f.content, 'file.bin')))))
-                 FROM file f, generate_series(1, $1) n",
-                &[&count],
-            )
-            .expect("accepted");
-        sent += usize::try_from(count).unwrap_or_default();
-        let begin = Instant::now();
-        let most = highest(worker, || sink.count() >= sent);
-        println!(
-            "files: {count} mails with 25 MB each in {:.1?}: worker grew by {:.1} MiB",
-            begin.elapsed(),
-            mebibytes(most[0].saturating_sub(before))
-        );
-    }
-}
-
-fn memory(cluster: &Cluster) {
-    const MESSAGES: i64 = 1_000_000;
-    let sink = Sink::scripted(|_| Action::Silence);
-    let (database, mut client) = deliver_to(cluster, &sink);
-    let begin = Instant::now();
-    client
-        .execute(
-            "SELECT count(mail.enqueue('a@example.test', 'Mail ' || i, 'A short text.'))
-             FROM generate_series(1::bigint, $1) i",
-            &[&MESSAGES],
-        )
-        .expect("accepted");
-    println!(
-        "memory: one transaction enqueued {MESSAGES} messages in {:.1?} ({}/s)",
-        begin.elapsed(),
-        rate(MESSAGES as usize, begin.elapsed())
-    );
-    until("the worker tries", Duration::from_mins(1), || {
-        sink.open() > 0
-    });
-    let worker: i32 = client
-        .query_one("SELECT pid FROM mail.workers", &[])
-        .expect("it runs")
-        .get(0);
-    // The highest of some seconds, in which it claims, scans and sweeps.
-    let end = Instant::now() + Duration::from_secs(12);
-    let highest = highest(worker, || Instant::now() >= end);
-    println!(
-        "memory: worker with {MESSAGES} messages waiting: {:.1} MiB of its own, {:.1} MiB with shared memory",
-        mebibytes(highest[0]),
-        mebibytes(highest[1])
-    );
-    drop(database);
-}
-
 fn rate(count: usize, time: Duration) -> u64 {
     (count as u128 * 1_000_000_000 / time.as_nanos().max(1)) as u64
-}
-
-fn mebibytes(kib: u64) -> f64 {
-    f64::from(u32::try_from(kib).unwrap_or(u32::MAX)) / 1024.0
 }

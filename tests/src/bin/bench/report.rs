@@ -32,6 +32,14 @@ impl Series {
     }
 }
 
+/// Names, each with its results.
+pub fn named<const N: usize>(names: [&str; N], columns: [Vec<f64>; N]) -> Vec<Series> {
+    let series = names.into_iter().zip(columns);
+    series
+        .map(|(name, values)| Series::new(name, values))
+        .collect()
+}
+
 /// What is to be reached.
 pub struct Goal {
     pub what: String,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pgmq_mail_tests::{Certificates, Cluster, Database, Sink, available};
 use postgres::Client;
 
-use crate::report::{Bound, Section};
+use crate::report::{Bound, Section, named};
 use crate::sides::{
     ROUNDS, by_turns, counting, drain, drained, enqueue as backlog, pgbench, settled, smtp_source,
     text, tidy,
@@ -77,11 +77,7 @@ pub fn latency(cluster: &Cluster) -> Vec<Section> {
         "COMMIT sent to accepted, p50",
         "COMMIT sent to accepted, p99",
     ];
-    let series: Vec<Series> = names
-        .into_iter()
-        .zip(columns)
-        .map(|(name, values)| Series::new(name, values))
-        .collect();
+    let series = named(names, columns);
     let over = [2, 3].map(|side| series[side].median() - series[side - 2].median());
     vec![
         Section::new("Latency: one mail at a time", "ms", series)
@@ -436,11 +432,7 @@ pub fn wal(cluster: &Cluster) -> Vec<Section> {
         "pgmq_mail, from enqueue to sent",
         "of that for delivering",
     ];
-    let series: Vec<Series> = names
-        .into_iter()
-        .zip(columns)
-        .map(|(name, values)| Series::new(name, values))
-        .collect();
+    let series = named(names, columns);
     let [plain, all, deliver] = [0, 1, 2].map(|side| series[side].median());
     vec![
         Section::new("WAL: mails of 2 KB", "bytes a mail", series)
