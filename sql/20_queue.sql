@@ -92,6 +92,9 @@ CREATE TABLE mail.lease (
     lease_until timestamptz NOT NULL,
     ids         bigint[] NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+-- Claims read what others have in flight, not what all had since the last vacuum: the worker what was claimed from outside,
+-- where that is anything, and those outside what is in flight of their queue.
+CREATE INDEX lease_holder_idx ON mail.lease (holder, queue_id, lease_until);
 COMMENT ON TABLE mail.lease IS 'What is in flight: one row for each batch that the worker claimed, one for each message claimed from outside.';
 COMMENT ON COLUMN mail.lease.token IS 'Fence: only who knows it may settle its messages.';
 COMMENT ON COLUMN mail.lease.queue_id IS 'The queue.';

@@ -35,6 +35,15 @@ CREATE FUNCTION mail._may_read(message_id bigint) RETURNS boolean
     LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'as_owner_wrapper';
 COMMENT ON FUNCTION mail._may_read(bigint) IS 'Whether the caller may use the queue of a message.';
 
+CREATE FUNCTION mail.__is_own(caller oid, message_id bigint) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM mail.message m WHERE m.id = __is_own.message_id AND m.enqueued_by = pg_get_userbyid(caller));
+$$;
+COMMENT ON FUNCTION mail.__is_own(oid, bigint) IS 'mail._is_own for a role.';
+CREATE FUNCTION mail._is_own(message_id bigint) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'as_owner_wrapper';
+COMMENT ON FUNCTION mail._is_own(bigint) IS 'Whether the caller enqueued a message.';
+
 CREATE FUNCTION mail._queue(caller oid, name text) RETURNS mail.queue
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -88,32 +97,47 @@ CREATE FUNCTION mail._try_bucket(bucket integer) RETURNS boolean
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'try_bucket_wrapper';
 COMMENT ON FUNCTION mail._try_bucket(integer) IS 'Takes the lock on a bucket of ordering keys until the end of the transaction; false if somebody else has it.';
 
+CREATE FUNCTION mail._in_flight(queues integer[]) RETURNS bigint[]
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN ARRAY(SELECT unnest(l.ids) FROM mail.lease l WHERE l.holder IS NULL AND l.queue_id = ANY (queues)
+                 UNION ALL
+                 SELECT unnest(l.ids) FROM mail.lease l WHERE l.holder IS NOT NULL AND l.queue_id = ANY (queues));
+END
+$$;
+COMMENT ON FUNCTION mail._in_flight(integer[]) IS 'Messages of these queues that somebody has in flight by now.';
+
 CREATE FUNCTION mail._claimable(ids bigint[], OUT id bigint, OUT free boolean) RETURNS SETOF record
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
-    mine bigint[];
+    ordered boolean;
+    queues  integer[];
+    leased  bigint[];
+    mine    bigint[];
+    busy    bigint[];
 BEGIN
     -- For an ordering key one claimer at a time decides: the keys share 1024 locks, so that a large batch does not need
     -- a large lock table. Who does not get the lock leaves the message alone for a moment.
-    WITH locked AS MATERIALIZED (SELECT p.id, p.ordering_hash FROM mail.pending p WHERE p.id = ANY (ids)),
+    WITH locked AS MATERIALIZED (SELECT p.id, p.queue_id, p.ordering_hash FROM mail.pending p WHERE p.id = ANY (ids)),
     tried AS MATERIALIZED (
         SELECT b.bucket, mail._try_bucket(b.bucket) AS got
         FROM (SELECT DISTINCT (l.ordering_hash & 1023)::integer AS bucket
               FROM locked l WHERE l.ordering_hash IS NOT NULL) b)
-    SELECT array_agg(l.id) INTO mine
+    SELECT array_agg(l.id), bool_or(l.ordering_hash IS NOT NULL), array_agg(DISTINCT l.queue_id) INTO mine, ordered, queues
     FROM locked l LEFT JOIN tried t ON t.bucket = (l.ordering_hash & 1023)::integer
     WHERE l.ordering_hash IS NULL OR t.got;
-    -- A new statement, and so a new snapshot: it sees the lease of whoever held these rows' locks before.
-    RETURN QUERY
-    WITH leased AS MATERIALIZED (SELECT unnest(l.ids) AS id FROM mail.lease l),
-    busy AS MATERIALIZED (
-        SELECT p.ordering_hash FROM leased l JOIN mail.pending p ON p.id = l.id WHERE p.ordering_hash IS NOT NULL)
-    SELECT p.id, true FROM mail.pending p
-    WHERE p.id = ANY (mine)
-      AND p.id NOT IN (SELECT l.id FROM leased l)
-      AND (p.ordering_hash IS NULL OR p.ordering_hash NOT IN (SELECT y.ordering_hash FROM busy y))
-    UNION ALL
-    SELECT u.id, false FROM unnest(ids) AS u (id) WHERE u.id <> ALL (coalesce(mine, '{}'));
+    RETURN QUERY SELECT u.i, false FROM unnest(ids) AS u (i) WHERE u.i NOT IN (SELECT unnest(mine));
+    -- With a new snapshot: it sees the lease of whoever held these rows' locks before. EXCEPT never
+    -- compares each with each, however many leases are held.
+    leased := mail._in_flight(queues);
+    mine := ARRAY(SELECT unnest(mine) EXCEPT SELECT unnest(leased));
+    IF ordered THEN
+        busy := ARRAY(SELECT p.ordering_hash FROM unnest(leased) AS l (id) JOIN mail.pending p ON p.id = l.id
+                      WHERE p.ordering_hash IS NOT NULL);
+        mine := ARRAY(SELECT p.id FROM mail.pending p
+                      WHERE p.id = ANY (mine) AND (p.ordering_hash IS NULL OR p.ordering_hash NOT IN (SELECT unnest(busy))));
+    END IF;
+    RETURN QUERY SELECT u.i, true FROM unnest(mine) AS u (i);
 END
 $$;
 COMMENT ON FUNCTION mail._claimable(bigint[]) IS 'Of messages whose rows this transaction has locked: free, true: those that nobody has in flight; free, false: those whose ordering key another claimer is just deciding on. Read committed only.';
@@ -141,11 +165,18 @@ CREATE FUNCTION mail._outstanding(id bigint) RETURNS text[]
 $$;
 COMMENT ON FUNCTION mail._outstanding(bigint) IS 'Recipients for whom the message is neither sent nor settled as failed since it was last retried by hand.';
 
+-- PL/pgSQL keeps its plans; a function in SQL is planned anew for every attempt that ends.
 CREATE FUNCTION mail._born(id bigint) RETURNS timestamptz
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce((SELECT max(e.at) FROM mail.event e WHERE e.message_id = m.id AND e.kind = 'retried'),
-                    greatest(m.send_at, m.enqueued_at))
-    FROM mail.message m WHERE m.id = _born.id;
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    born timestamptz;
+BEGIN
+    SELECT max(e.at) INTO born FROM mail.event e WHERE e.message_id = _born.id AND e.kind = 'retried';
+    IF born IS NULL THEN
+        SELECT greatest(m.send_at, m.enqueued_at) INTO born FROM mail.message m WHERE m.id = _born.id;
+    END IF;
+    RETURN born;
+END
 $$;
 COMMENT ON FUNCTION mail._born(bigint) IS 'Since when a message''s age counts: since it was to be sent, or was last retried by hand.';
 
@@ -186,6 +217,7 @@ DECLARE
     n       integer;
     at      timestamptz := clock_timestamp();
     born    timestamptz;
+    again   boolean;
     goes_on boolean;
     later   float8;
     asked   boolean;
@@ -199,13 +231,15 @@ BEGIN
     SELECT * INTO STRICT q FROM mail.queue t WHERE t.id = p.queue_id;
     SELECT t.expires_at, cardinality(t.recipients) AS width INTO STRICT m FROM mail.message t WHERE t.id = _settle.id;
     n := p.attempts + 1;
-    born := mail._born(_settle.id);
-    goes_on := untried IS NOT NULL OR (NOT counted OR n < q.max_attempts AND at < born + q.give_up_after) AND EXISTS (
-        SELECT FROM jsonb_array_elements(results) r
-        WHERE r ->> 'verdict' = 'transient' OR r ->> 'verdict' = 'uncertain' AND q.on_uncertain = 'retry');
     -- A rule may say when: then not before, for whichever of the recipients that is the latest.
-    SELECT max((r ->> 'retry_after')::float8), coalesce(bool_or((r ->> 'by_reply')::boolean), false) INTO later, asked
+    SELECT max((r ->> 'retry_after')::float8), coalesce(bool_or((r ->> 'by_reply')::boolean), false),
+           coalesce(bool_or(r ->> 'verdict' = 'transient' OR q.on_uncertain = 'retry'), false)
+    INTO later, asked, again
     FROM jsonb_array_elements(results) r WHERE r ->> 'verdict' IN ('transient', 'uncertain');
+    IF again OR m.width > 1 THEN
+        born := mail._born(_settle.id);
+    END IF;
+    goes_on := untried IS NOT NULL OR again AND (NOT counted OR n < q.max_attempts AND at < born + q.give_up_after);
 
     IF NOT goes_on THEN
         SELECT CASE max(v.badness) WHEN 0 THEN 'sent' WHEN 1 THEN 'failed' ELSE 'uncertain' END INTO final
@@ -354,13 +388,22 @@ $$;
 COMMENT ON FUNCTION mail._workers() IS 'The delivery worker of this database, if it runs.';
 
 CREATE FUNCTION mail._reap(queue_id integer DEFAULT NULL) RETURNS bigint
-    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    SELECT mail._interrupted(d.tokens, 'lease_ended', 'the lease ended without a result')
-    FROM (SELECT array_agg(l.token) AS tokens FROM (
-            SELECT t.token FROM mail.lease t
-            WHERE t.lease_until <= clock_timestamp() AND (t.queue_id = _reap.queue_id OR _reap.queue_id IS NULL)
-              AND (t.holder IS NULL OR t.holder NOT IN (SELECT w.pid FROM mail._workers() w))
-            FOR UPDATE SKIP LOCKED) l) d
-    WHERE d.tokens IS NOT NULL;
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    tokens bigint[];
+BEGIN
+    IF queue_id IS NOT NULL
+       AND NOT EXISTS (SELECT FROM mail.lease t WHERE t.holder IS NULL AND t.queue_id = _reap.queue_id AND t.lease_until <= clock_timestamp())
+       AND NOT EXISTS (SELECT FROM mail.lease t WHERE t.holder IS NOT NULL AND t.queue_id = _reap.queue_id AND t.lease_until <= clock_timestamp())
+    THEN
+        RETURN 0;
+    END IF;
+    tokens := ARRAY(
+        SELECT t.token FROM mail.lease t
+        WHERE t.lease_until <= clock_timestamp() AND (t.queue_id = _reap.queue_id OR _reap.queue_id IS NULL)
+          AND (t.holder IS NULL OR t.holder NOT IN (SELECT w.pid FROM mail._workers() w))
+        FOR UPDATE SKIP LOCKED);
+    RETURN mail._interrupted(tokens, 'lease_ended', 'the lease ended without a result');
+END
 $$;
 COMMENT ON FUNCTION mail._reap(integer) IS 'Ends leases that are over, of one queue or of all; not those of a worker that is alive, which settles or gives back what it holds.';

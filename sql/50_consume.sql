@@ -30,39 +30,44 @@ DECLARE
     at    timestamptz := clock_timestamp();
     r     integer;
     more  bigint[];
+    first timestamptz;
     ids   bigint[] := '{}';
-    taken bigint[];
-    busy  bigint[];
+    taken bigint[] := mail._in_flight(ARRAY[queue_id]);
 BEGIN
-    SELECT coalesce(array_agg(i), '{}') INTO taken FROM mail.lease l, unnest(l.ids) AS i WHERE l.queue_id = _lock_due.queue_id;
-    SELECT coalesce(array_agg(p.ordering_hash), '{}') INTO busy
-    FROM unnest(taken) AS i JOIN mail.pending p ON p.id = i WHERE p.ordering_hash IS NOT NULL;
     SELECT min(p.rank) INTO r FROM mail.pending p WHERE p.queue_id = _lock_due.queue_id;
     WHILE r IS NOT NULL LOOP
-        SELECT array_agg(s.id) INTO more FROM (
-            SELECT p.id FROM mail.pending p
-            WHERE p.queue_id = _lock_due.queue_id AND p.rank = r AND p.due_at <= at
-              AND p.id <> ALL (taken)
-              AND (p.ordering_hash IS NULL OR p.ordering_hash <> ALL (busy) AND NOT EXISTS (
+        -- What is in flight is hashed, however much it is: of an array the planner expects little. The other look, for keys
+        -- that are busy, is made only where a message has a key.
+        SELECT array_agg(s.id), min(s.due_at) INTO more, first FROM (
+            SELECT p.id, p.due_at FROM mail.pending p
+            WHERE p.queue_id = _lock_due.queue_id AND p.rank = r AND p.due_at <= at AND (p.expires_at IS NULL OR p.expires_at > at)
+              AND p.id NOT IN (SELECT unnest(taken))
+              AND (p.ordering_hash IS NULL OR NOT EXISTS (
                     SELECT FROM mail.pending e
-                    WHERE e.ordering_hash = p.ordering_hash AND e.ordering_seq < p.ordering_seq))
+                    WHERE e.ordering_hash = p.ordering_hash AND e.ordering_seq < p.ordering_seq)
+                AND p.ordering_hash NOT IN (
+                    SELECT b.ordering_hash FROM unnest(taken) AS i (id) JOIN mail.pending b ON b.id = i.id
+                    WHERE b.ordering_hash IS NOT NULL))
             ORDER BY p.due_at, p.id LIMIT batch - cardinality(ids)
             FOR UPDATE OF p SKIP LOCKED) s;
-        ids := ids || coalesce(more, '{}');
-        PERFORM mail._note_locked(p.queue_id, p.rank, min(p.due_at)) FROM mail.pending p
-        WHERE p.id = ANY (more) GROUP BY p.queue_id, p.rank;
+        IF more IS NOT NULL THEN
+            ids := ids || more;
+            PERFORM mail._note_locked(_lock_due.queue_id, r, first);
+        END IF;
         EXIT WHEN cardinality(ids) >= batch;
         SELECT min(p.rank) INTO r FROM mail.pending p WHERE p.queue_id = _lock_due.queue_id AND p.rank > r;
     END LOOP;
     RETURN ids;
 END
 $$;
-COMMENT ON FUNCTION mail._lock_due(integer, integer) IS 'Locks and returns up to batch messages that are due, best first, skipping what others hold.';
+COMMENT ON FUNCTION mail._lock_due(integer, integer) IS 'Locks and returns up to batch messages that are due and have not expired, best first, skipping what others hold.';
 
 -- Consumers have no right to the tables themselves: src/pg/owner.rs runs these functions with the owner's rights, and tells
--- them whom it does so for. Nobody else may call them.
+-- them whom it does so for. Nobody else may call them. Their plans are made once for each session and walk the indexes,
+-- whatever the statistics say of tables that fill and empty: planning takes several times as long as what is planned.
 CREATE FUNCTION mail._claim(caller oid, queue text, batch integer, lease interval, wait interval) RETURNS SETOF mail.claimed
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     q        mail.queue;
@@ -70,8 +75,11 @@ DECLARE
     due      timestamptz;
     ids      bigint[];
     free     bigint[];
-    late     bigint[];
-    rejected boolean;
+    late     boolean;
+    ends     timestamptz;
+    -- Somebody else was just deciding on an ordering key; or has claimed a message after this looked for what is claimed.
+    rejected  boolean;
+    overtaken boolean;
     done     boolean := false;
     waiting  boolean := false;
 BEGIN
@@ -90,45 +98,48 @@ BEGIN
         -- A look that finds nothing is undone, so that it holds no lock while it waits.
         BEGIN
             rejected := false;
+            overtaken := false;
+            late := false;
             IF NOT q.paused THEN
                 PERFORM mail._reap(q.id);
+                IF EXISTS (SELECT FROM mail.pending p WHERE p.expires_at <= clock_timestamp()) THEN
+                    late := mail._expire(1000) > 0;
+                END IF;
                 ids := mail._lock_due(q.id, _claim.batch);
-                free := ARRAY(SELECT u.id FROM unnest(ids) WITH ORDINALITY AS u (id, n)
-                              WHERE u.id IN (SELECT c.id FROM mail._claimable(ids) c WHERE c.free) ORDER BY u.n);
-                rejected := cardinality(free) < cardinality(ids);
-                IF rejected THEN
+                SELECT coalesce(array_agg(u.id ORDER BY u.n) FILTER (WHERE c.free), '{}'), bool_or(NOT c.free), bool_or(c.id IS NULL)
+                INTO free, rejected, overtaken
+                FROM unnest(ids) WITH ORDINALITY AS u (id, n) LEFT JOIN mail._claimable(ids) c ON c.id = u.id;
+                IF rejected OR overtaken THEN
                     PERFORM mail._note(p.queue_id, p.rank, min(p.due_at)) FROM mail.pending p
                     WHERE p.id = ANY (ids) AND p.id <> ALL (free) GROUP BY p.queue_id, p.rank;
                 END IF;
-                SELECT array_agg(m.id) INTO late FROM mail.message m
-                WHERE m.id = ANY (free) AND m.expires_at <= clock_timestamp();
-                IF late IS NOT NULL THEN
-                    PERFORM mail._drop_pending(late, 'expired', 'expired', 'expired before it could be sent');
-                END IF;
+                ends := clock_timestamp() + coalesce(_claim.lease, q.lease);
                 RETURN QUERY
-                WITH granted AS (
+                WITH found AS MATERIALIZED ( -- without those whose message a restore may bring later
+                    SELECT nextval('mail.lease_seq') AS token, m.id, p.attempts, m.enqueued_at, m.content, m.recipients
+                    FROM unnest(free) WITH ORDINALITY AS u (id, n) JOIN mail.pending p ON p.id = u.id JOIN mail.message m ON m.id = u.id
+                    ORDER BY u.n
+                ), granted AS (
                     INSERT INTO mail.lease (token, queue_id, claimed_at, lease_until, ids)
-                    SELECT nextval('mail.lease_seq'), q.id, clock_timestamp(),
-                           clock_timestamp() + coalesce(_claim.lease, q.lease), ARRAY[p.id]
-                    FROM mail.pending p WHERE p.id = ANY (free)
-                    RETURNING token, lease_until, ids[1] AS id
+                    SELECT f.token, q.id, clock_timestamp(), ends, ARRAY[f.id] FROM found f
                 )
-                SELECT m.id, g.token, p.attempts + 1, m.enqueued_at, g.lease_until, m.content::jsonb,
-                       CASE WHEN cardinality(m.recipients) > 1 AND EXISTS (SELECT FROM mail.event e WHERE e.message_id = m.id)
-                            THEN mail._outstanding(m.id) ELSE m.recipients END
-                FROM granted g JOIN mail.pending p ON p.id = g.id JOIN mail.message m ON m.id = g.id
-                ORDER BY array_position(free, g.id);
+                SELECT f.id, f.token, f.attempts + 1, f.enqueued_at, ends, f.content::jsonb,
+                       CASE WHEN cardinality(f.recipients) > 1 AND EXISTS (SELECT FROM mail.event e WHERE e.message_id = f.id)
+                            THEN mail._outstanding(f.id) ELSE f.recipients END
+                FROM found f ORDER BY f.token;
                 done := FOUND;
             END IF;
             IF done THEN
-                PERFORM mail._note_lease(clock_timestamp() + coalesce(_claim.lease, q.lease));
-            ELSIF late IS NULL THEN
+                PERFORM mail._note_lease(ends);
+            ELSIF NOT late THEN
                 RAISE EXCEPTION 'nothing' USING ERRCODE = 'ML000';
             END IF;
         EXCEPTION WHEN SQLSTATE 'ML000' THEN
             NULL;
         END;
-        EXIT WHEN done OR clock_timestamp() >= deadline;
+        EXIT WHEN done;
+        CONTINUE WHEN overtaken;
+        EXIT WHEN clock_timestamp() >= deadline;
         IF NOT waiting THEN -- and look once more: something may have come before this backend could be woken
             PERFORM mail._await_begin(q.id);
             waiting := true;
@@ -138,7 +149,7 @@ BEGIN
                      CASE WHEN rejected THEN clock_timestamp() + interval '10 milliseconds' END,
                      (SELECT min(p.due_at) FROM mail.pending p WHERE p.queue_id = q.id AND p.due_at > clock_timestamp()),
                      (SELECT greatest(min(l.lease_until), clock_timestamp() + interval '10 milliseconds')
-                      FROM mail.lease l WHERE l.queue_id = q.id)) INTO due;
+                      FROM mail.lease l WHERE l.holder IS NULL AND l.queue_id = q.id)) INTO due;
         PERFORM mail._await(q.id, due);
     END LOOP;
     IF waiting THEN
@@ -167,7 +178,8 @@ $$;
 COMMENT ON FUNCTION mail._fenced(oid, bigint, bigint) IS 'True when that token no longer holds that message, or the role may not use its queue; otherwise its lease is locked.';
 
 CREATE FUNCTION mail._ack(caller oid, id bigint, token bigint, response jsonb) RETURNS boolean
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 BEGIN
     IF id IS NULL OR token IS NULL OR mail._fenced(caller, id, token) THEN
         RETURN false;
@@ -187,7 +199,8 @@ COMMENT ON FUNCTION mail.ack(bigint, bigint, jsonb) IS
 'Ends a claimed message as sent; response is kept in its event (code, status and text are recognised). False, and nothing changed, when the lease has ended or passed to another.';
 
 CREATE FUNCTION mail._ack(caller oid, ids bigint[], tokens bigint[]) RETURNS SETOF bigint
-    LANGUAGE plpgsql ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql ROWS 100 SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 BEGIN
     IF cardinality(ids) IS DISTINCT FROM cardinality(tokens) THEN
         RAISE EXCEPTION 'ids and tokens differ in length' USING ERRCODE = '22023';
@@ -202,7 +215,8 @@ CREATE FUNCTION mail.ack(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
 COMMENT ON FUNCTION mail.ack(bigint[], bigint[]) IS 'Acknowledges many; returns the ids that were acknowledged. Errors: 22023.';
 
 CREATE FUNCTION mail._nack(caller oid, id bigint, token bigint, error text, retry_after interval, permanent boolean) RETURNS text
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 BEGIN
     IF retry_after < '0' THEN
         RAISE EXCEPTION 'invalid retry_after: %', retry_after USING ERRCODE = '22023', HINT = 'It must not be negative.';
@@ -225,7 +239,8 @@ COMMENT ON FUNCTION mail.nack(bigint, bigint, text, interval, boolean) IS
 'Ends the attempt as failed: deferred until retry_after (default: the queue''s backoff), or failed when permanent or given up. Returns the new state; NULL, and nothing changed, when the lease has ended or passed to another. Errors: 22023.';
 
 CREATE FUNCTION mail._extend(caller oid, id bigint, token bigint, lease interval) RETURNS timestamptz
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     ends timestamptz;
@@ -250,7 +265,8 @@ COMMENT ON FUNCTION mail.extend(bigint, bigint, interval) IS
 'Makes the lease end that long from now; returns when. NULL, and nothing changed, when it has ended or passed to another. Errors: 22023.';
 
 CREATE FUNCTION mail._release(caller oid, id bigint, token bigint) RETURNS boolean
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     p mail.pending;
 BEGIN

@@ -127,6 +127,7 @@ BEGIN
     ids := ARRAY(SELECT i FROM unnest(ids) AS i WHERE i NOT IN (SELECT unnest(l.ids) FROM mail.lease l));
     total := mail._drop_pending(ids, 'cancelled', 'cancelled', format('purged by %s', session_user));
     IF finished THEN
+        PERFORM FROM mail.partition t ORDER BY t.name FOR UPDATE; -- while rows are moved, this would see neither
         WITH gone AS (
             DELETE FROM mail.message m WHERE m.queue_id = q.id AND NOT EXISTS (SELECT FROM mail.pending p WHERE p.id = m.id)
             RETURNING m.id),

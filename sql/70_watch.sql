@@ -5,33 +5,31 @@
 
 CREATE VIEW mail.messages AS
 SELECT m.id, coalesce((SELECT q.name FROM mail.queue q WHERE q.id = m.queue_id), format('(%s)', m.queue_id)) AS queue,
-       CASE WHEN p.id IS NULL THEN coalesce(f.state, 'unknown')
+       CASE WHEN p.id IS NULL THEN coalesce((e.final).state, 'unknown')
             WHEN p.id IN (SELECT unnest(l.ids) FROM mail.lease l) THEN 'sending'
             WHEN p.attempts > 0 THEN 'deferred'
             ELSE 'queued' END AS state,
        m.recipients, m.subject,
-       CASE WHEN p.id IS NULL THEN coalesce(f.attempt, 0) ELSE p.attempts END AS attempts,
+       CASE WHEN p.id IS NULL THEN coalesce((e.final).attempt, 0) ELSE p.attempts END AS attempts,
        m.enqueued_at, m.send_at,
        CASE WHEN p.id NOT IN (SELECT unnest(l.ids) FROM mail.lease l) THEN p.due_at END AS next_attempt_at,
-       CASE WHEN p.id IS NULL THEN f.at END AS finished_at,
-       e.code AS last_code, e.status AS last_status,
-       CASE WHEN e.kind <> 'sent' THEN e.text END AS last_error,
+       CASE WHEN p.id IS NULL THEN (e.final).at END AS finished_at,
+       (e.last).code AS last_code, (e.last).status AS last_status,
+       CASE WHEN (e.last).kind <> 'sent' THEN (e.last).text END AS last_error,
        m.message_id, m.tags, m.metadata,
        m.priority, m.expires_at, m.envelope_from, m.enqueued_by,
        m.idempotency_key, m.ordering_key, m.supersede_key, p.size,
        m.template ->> 'name' AS template,
-       coalesce(t.used ->> 'locale', m.template ->> 'locale') AS template_locale,
-       coalesce(t.used -> 'version', m.template -> 'version')::integer AS template_version,
+       coalesce(e.used ->> 'locale', m.template ->> 'locale') AS template_locale,
+       coalesce(e.used -> 'version', m.template -> 'version')::integer AS template_version,
        coalesce(m.files, 0) AS files
 FROM mail.message m
 LEFT JOIN LATERAL (SELECT x.id, x.attempts, x.due_at, x.size FROM mail.pending x WHERE x.id = m.id OFFSET 0) p ON true
-LEFT JOIN LATERAL (SELECT x.code, x.status, x.text, x.kind FROM mail.event x
-                   WHERE x.message_id = m.id AND x.kind <> 'retried'
-                   ORDER BY x.at DESC, x.kind = 'sent', x.id DESC LIMIT 1) e ON true -- of one attempt, rather what went wrong
-LEFT JOIN LATERAL (SELECT x.detail -> 'template' AS used FROM mail.event x
-                   WHERE m.template IS NOT NULL AND x.message_id = m.id AND x.detail ? 'template' ORDER BY x.id DESC LIMIT 1) t ON true
-LEFT JOIN LATERAL (SELECT x.state, x.attempt, x.at FROM mail.event x
-                   WHERE x.message_id = m.id AND x.state IS NOT NULL AND p.id IS NULL ORDER BY x.id DESC LIMIT 1) f ON true;
+CROSS JOIN LATERAL ( -- one look into the partitions; of one attempt, rather what went wrong
+    SELECT (array_agg(x ORDER BY x.at DESC, x.kind = 'sent', x.id DESC) FILTER (WHERE x.kind <> 'retried'))[1] AS last,
+           (array_agg(x ORDER BY x.id DESC) FILTER (WHERE x.state IS NOT NULL))[1] AS final,
+           (array_agg(x.detail -> 'template' ORDER BY x.id DESC) FILTER (WHERE x.detail ? 'template'))[1] AS used
+    FROM mail.event x WHERE x.message_id = m.id) e;
 COMMENT ON VIEW mail.messages IS 'Every message with its state: queued, sending, deferred, sent, failed, uncertain, cancelled, expired or suppressed.';
 COMMENT ON COLUMN mail.messages.id IS 'As returned by mail.enqueue.';
 COMMENT ON COLUMN mail.messages.queue IS 'Name of the queue; its id in parentheses where it is not there, as before the end of a restore.';
@@ -403,6 +401,12 @@ CREATE FUNCTION mail.health(OUT severity text, OUT "check" text, OUT detail text
     SELECT 'warning', 'paused', format('queue "%s" is paused and %s messages wait', s.queue, s.queued + s.deferred),
            format('SELECT mail.resume(%L) lets them go.', s.queue)
     FROM mail.queue_stats s WHERE s.paused AND s.queued + s.deferred > 0
+    UNION ALL
+    -- Emptying takes two looks, ten minutes apart; what runs for longer, as a dump, is over before its next turn would be.
+    SELECT 'warning', 'retention', format('mail.%I (%s) is over and has not been emptied for longer than %s', p.name,
+               pg_size_pretty(pg_total_relation_size(format('mail.%I', p.name)::regclass)), mail._turn_length(mail._keep(p.holds))),
+           'An old snapshot keeps it (backend_xmin in pg_stat_activity), a transaction that was prepared and forgotten (pg_prepared_xacts), or what a WARNING in the server''s log tells.'
+    FROM mail.partition p WHERE mail._is_over(p, clock_timestamp() - mail._turn_length(mail._keep(p.holds)))
     UNION ALL
     SELECT 'warning', 'dead_letters', format('queue "%s" has %s dead letters', s.queue, s.failed),
            'See mail.dead_letters; mail.retry(id) and mail.retry_dead_letters(queue) put them back.'

@@ -11,5 +11,8 @@ BEGIN
     LOOP
         PERFORM pg_catalog.pg_extension_config_dump(name::regclass, '');
     END LOOP;
+    FOR name IN SELECT format('mail.%I', p.name) FROM mail.partition p WHERE p.turn IS NOT NULL LOOP
+        PERFORM pg_catalog.pg_extension_config_dump(name::regclass, '');
+    END LOOP;
 END
 $$;

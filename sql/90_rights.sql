@@ -62,9 +62,9 @@ BEGIN
     EXECUTE format('CREATE POLICY message_visible ON mail.message FOR SELECT TO mail_views, mail_reader
         USING (enqueued_by = current_user OR %s OR queue_id = ANY (%s))', sees_all, own);
     EXECUTE format('CREATE POLICY event_visible ON mail.event FOR SELECT TO mail_views, mail_reader
-        USING (%s OR queue_id = ANY (%s) OR EXISTS (SELECT FROM mail.message m WHERE m.id = event.message_id AND m.enqueued_by = current_user))', sees_all, own);
+        USING (%s OR queue_id = ANY (%s) OR mail._is_own(message_id))', sees_all, own);
     EXECUTE format('CREATE POLICY dead_letter_visible ON mail.dead_letter FOR SELECT TO mail_views, mail_reader
-        USING (%s OR queue_id = ANY (%s) OR EXISTS (SELECT FROM mail.message m WHERE m.id = dead_letter.id AND m.enqueued_by = current_user))', sees_all, own);
+        USING (%s OR queue_id = ANY (%s) OR mail._is_own(id))', sees_all, own);
     EXECUTE format('CREATE POLICY capture_visible ON mail.capture FOR SELECT TO mail_views, mail_reader
         USING (%s OR EXISTS (SELECT FROM mail.message m WHERE m.id = capture.message_id AND m.queue_id = ANY (%s)))', sees_all, own);
 END
@@ -93,7 +93,7 @@ ALTER VIEW mail.captured OWNER TO mail_views;
 GRANT SELECT ON mail.messages, mail.dead_letters, mail.events TO mail_sender, mail_tenant, mail_reader, mail_admin;
 GRANT SELECT ON mail.queue_stats, mail.captured TO mail_tenant;
 -- What policies and views ask, with the rights of whoever looks.
-GRANT EXECUTE ON FUNCTION mail._may_use(oid, text), mail._administers(oid, text) TO mail_views, mail_sender, mail_tenant, mail_reader, mail_admin;
+GRANT EXECUTE ON FUNCTION mail._may_use(oid, text), mail._administers(oid, text), mail._is_own(bigint) TO mail_views, mail_sender, mail_tenant, mail_reader, mail_admin;
 GRANT EXECUTE ON FUNCTION mail._may_read(bigint) TO mail_consumer, mail_admin;
 GRANT SELECT ON mail.queue_stats, mail.relay_stats, mail.domain_stats, mail.workers, mail.captured
     TO mail_reader, mail_admin;
@@ -123,17 +123,30 @@ GRANT SELECT, INSERT, DELETE ON mail.dkim_trouble TO mail_worker;
 GRANT SELECT ON mail.relay, mail.relay_secret, mail.queue, mail.domain_limit, mail.reply_rule, mail.message TO mail_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE ON mail.pending, mail.lease, mail.event, mail.dead_letter, mail.idempotency, mail.supersede, mail.capture,
     mail.relay_trouble, mail.domain_pause TO mail_worker;
-GRANT UPDATE (content), DELETE ON mail.message TO mail_worker;
+GRANT INSERT, UPDATE (content), DELETE ON mail.message TO mail_worker;
+GRANT SELECT, UPDATE ON mail.partition TO mail_worker;
+GRANT SELECT ON mail.partition TO mail_reader;
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOR name IN SELECT p.name FROM mail.partition p WHERE p.turn IS NOT NULL LOOP
+        EXECUTE format('GRANT SELECT, INSERT, DELETE ON mail.%I TO mail_worker', name);
+    END LOOP;
+END
+$$;
 GRANT USAGE ON SEQUENCE mail.lease_seq, mail.event_id_seq, mail.capture_id_seq TO mail_worker;
 GRANT EXECUTE ON FUNCTION
-    mail._stamp(), mail._backoff(interval, interval, integer), mail._claimable(bigint[]), mail._try_bucket(integer), mail._leased(bigint), mail._expire(integer), mail._outstanding(bigint),
+    mail._stamp(), mail._backoff(interval, interval, integer), mail._claimable(bigint[]), mail._in_flight(integer[]), mail._try_bucket(integer), mail._leased(bigint), mail._expire(integer), mail._outstanding(bigint),
     mail._born(bigint), mail._released(bigint, jsonb, interval),
     mail._log_results(bigint, integer, integer, jsonb, timestamptz, boolean, boolean, text, text, interval),
     mail._settle(bigint, jsonb, text, interval, interval, boolean, interval, text), mail._touch_successor(integer, bigint),
     mail._drop_pending(bigint[], text, text, text), mail._drop_from_leases(bigint[], bigint[]),
     mail._interrupted(bigint[], text, text), mail._reap(integer), mail._recover(), mail._relay_down(integer, interval, text, text),
     mail._domain_paused(text, interval, text, text, text),
-    mail._retain(bigint, integer), mail._retain_files(bigint, integer), mail._first_id(timestamptz), mail._touch(), mail._note_sweep(integer), mail._workers(), mail._preloaded()
+    mail._retain(integer, timestamptz), mail._retain_table(mail.partition, integer), mail._seen_by_all(xid8), mail._retain_messages(mail.partition, integer), mail._retain_events(mail.partition, integer),
+    mail._forget(bigint[]), mail._newest(mail.partition), mail._is_over(mail.partition, timestamptz), mail._by_turns(text), mail._empty(text), mail._try_lock(text, text), mail._keep(text),
+    mail._turn_length(interval), mail._take_turns(), mail._retain_files(bigint, integer), mail._first_id(timestamptz), mail._touch(), mail._note_sweep(integer), mail._workers(), mail._preloaded()
     TO mail_worker;
 
 -- At the commit of CREATE EXTENSION the launcher starts this database's worker.

@@ -86,6 +86,12 @@ pub fn no_worker() -> ! {
     )
 }
 
+/// XX000: what the library itself asked for failed.
+pub fn internal(what: &str, e: &pgrx::spi::Error) -> ! {
+    let code = PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
+    raise(code, format!("{what}: {e}"), None)
+}
+
 /// Raises what the message crate found.
 pub fn invalid(error: Invalid) -> ! {
     let code = match error.kind {

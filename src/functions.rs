@@ -261,6 +261,11 @@ fn note_locked(queue: i32, rank: i32, due: TimestampWithTimeZone) {
 }
 
 #[pg_extern(sql = false)]
+fn take_turns(holds: &str) -> bool {
+    crate::queues::get().partitions.take_turns(holds)
+}
+
+#[pg_extern(sql = false)]
 fn request_worker() {
     pg::request_worker();
 }

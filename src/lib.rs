@@ -11,6 +11,7 @@ mod functions;
 mod guc;
 mod look;
 mod outgoing;
+mod partitions;
 #[allow(
     unsafe_code,
     reason = "the one place that talks to Postgres' C interface"

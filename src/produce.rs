@@ -1,12 +1,9 @@
 //! `mail.enqueue`: check, compose the canonical form, insert the message and its pending row with the owner's rights.
 
-use std::{
-    fmt::Write as _,
-    hash::{BuildHasher, RandomState},
-};
+use std::hash::{BuildHasher, RandomState};
 
 use mail_message::{Context, File, Invalid, Prepared, Simple, StoredFile};
-use pgrx::{PgSqlErrorCode, Spi, datum::TimestampWithTimeZone};
+use pgrx::{Spi, datum::TimestampWithTimeZone};
 
 use crate::{
     error, guc,
@@ -305,7 +302,7 @@ fn insert(queues: &Queues, accepted: Accepted<'_>) {
     if schedule.expires_at.is_none() {
         unconcerned.push(queues.pending.by_expiry);
     }
-    pg::insert(queues.message, &[message], &[]);
+    pg::insert(queues.partitions.message(), &[message], &[]);
     pg::insert(queues.pending.table, &[pending], &unconcerned);
     attach(id, caller, &prepared.files).unwrap_or_else(|e| internal(&e));
 }
@@ -316,8 +313,5 @@ fn timestamp(microseconds: i64) -> TimestampWithTimeZone {
 }
 
 fn internal(e: &pgrx::spi::Error) -> ! {
-    let mut message = String::from("could not store the message");
-    // Writing to a string cannot fail.
-    let _ = write!(message, ": {e}");
-    error::raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message, None)
+    error::internal("could not store the message", e)
 }

@@ -12,6 +12,7 @@ use crate::{
     cached::Cached,
     error,
     look::look,
+    partitions::{self, Partitions},
     pg,
     senders::{self, Grant},
 };
@@ -42,11 +43,8 @@ pub struct Queues {
     pub owner: pg_sys::Oid,
     pub id_sequence: pg_sys::Oid,
     pub ordering_sequence: pg_sys::Oid,
-    /// The table `mail.message`.
-    pub message: pg_sys::Oid,
+    pub partitions: Partitions,
     pub pending: Pending,
-    /// The table `mail.event`.
-    pub event: pg_sys::Oid,
     pub event_sequence: pg_sys::Oid,
     /// The table `mail.lease`.
     pub lease: pg_sys::Oid,
@@ -56,6 +54,8 @@ pub struct Queues {
     /// Whether the SQL that is installed is that of 0.2.0 or later. Until ALTER EXTENSION UPDATE it may be older than this
     /// library; the update changes `mail.queue`, so that this is read anew. Goes when 0.1.0 is served no longer.
     pub since_0_2: bool,
+    /// The same of 0.3.0. Goes when 0.2.0 is served no longer.
+    pub since_0_3: bool,
     table: pg_sys::Oid,
     all: Vec<Queue>,
 }
@@ -109,7 +109,8 @@ fn read() -> Queues {
                 pg_catalog.to_regclass('mail.event_id_seq')::pg_catalog.oid, \
                 pg_catalog.to_regclass('mail.lease')::pg_catalog.oid, \
                 pg_catalog.to_regclass('mail.lease_seq')::pg_catalog.oid, \
-                pg_catalog.to_regclass('mail.sender_grant') IS NOT NULL \
+                pg_catalog.to_regclass('mail.sender_grant') IS NOT NULL, \
+                pg_catalog.to_regclass('mail.partition') IS NOT NULL \
          FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) 'mail.id_seq'::pg_catalog.regclass",
         &[],
         |rows| {
@@ -118,10 +119,11 @@ fn read() -> Queues {
             for (at, oid) in oids.iter_mut().enumerate() {
                 *oid = row.get(at + 1)?.unwrap_or(pg_sys::InvalidOid);
             }
-            Ok((oids, row.get::<bool>(14)?.unwrap_or_default()))
+            let since = |column| row.get::<bool>(column).map(Option::unwrap_or_default);
+            Ok((oids, since(14)?, since(15)?))
         },
     );
-    let Ok((oids, since_0_2)) = named else {
+    let Ok((oids, since_0_2, since_0_3)) = named else {
         let code = PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
         error::raise(
             code,
@@ -151,32 +153,32 @@ fn read() -> Queues {
         } else {
             Vec::new()
         };
-        Ok((read_all(since_0_2)?, grants))
+        let partitions = if since_0_3 {
+            partitions::read(message, event)?
+        } else {
+            Partitions::none(message, event)
+        };
+        Ok((read_all(since_0_2)?, grants, partitions))
     };
-    let (all, grants) = pg::as_role(owner, read).unwrap_or_else(|e: pgrx::spi::Error| {
-        error::raise(
-            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-            format!("could not read mail.queue: {e}"),
-            None,
-        )
-    });
+    let (all, grants, partitions) = pg::as_role(owner, read)
+        .unwrap_or_else(|e| error::internal("could not read mail.queue", &e));
     Queues {
         owner,
         id_sequence,
         ordering_sequence,
-        message,
+        partitions,
         pending: Pending {
             table: pending,
             by_ordering,
             by_expiry,
             by_what_it_waits_for,
         },
-        event,
         event_sequence,
         lease,
         lease_sequence,
         grants,
         since_0_2,
+        since_0_3,
         table,
         all,
     }

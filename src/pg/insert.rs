@@ -46,21 +46,53 @@ impl Row {
 /// Inserts rows, with the rights that are in force; the next statement sees them. Indexes in `unconcerned` are partial ones
 /// whose condition no row meets: they are not even opened.
 pub fn insert(table: pg_sys::Oid, rows: &[Row], unconcerned: &[pg_sys::Oid]) {
-    // SAFETY: the calls that ExecSimpleRelationInsert asks for, in their order, as logical replication makes them, and
-    // those about triggers for each statement besides. What is opened is closed below, or by the end of the
-    // (sub)transaction after an ERROR; what is allocated goes with the memory context of the call.
+    // SAFETY: `insert_slots` gets what it asks for: an open table, and rows of it.
     unsafe {
         pg_sys::PreventCommandIfReadOnly(c"INSERT".as_ptr());
         let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock.cast_signed());
         let state = pg_sys::CreateExecutorState();
         let target = open(relation, unconcerned);
         let mut slots: Vec<_> = rows.iter().map(|row| stored(row, relation)).collect();
+        insert_slots(relation, target, state, &mut slots);
+    }
+}
+
+/// Inserts one row that another table of the same columns was to get, as [`insert`] does.
+///
+/// # Safety
+/// `tuple` is a row of a table with the same columns.
+pub(super) unsafe fn insert_tuple(table: pg_sys::Oid, tuple: pg_sys::HeapTuple) {
+    // SAFETY: as in `insert`; the slot does not own the tuple, which its caller keeps.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock.cast_signed());
+        let state = pg_sys::CreateExecutorState();
+        let target = open(relation, &[]);
+        let slot = pg_sys::MakeSingleTupleTableSlot(
+            (*relation).rd_att,
+            &raw const pg_sys::TTSOpsHeapTuple,
+        );
+        pg_sys::ExecStoreHeapTuple(tuple, slot, false);
+        insert_slots(relation, target, state, &mut [slot]);
+    }
+}
+
+/// Inserts rows, and closes what was opened for it.
+unsafe fn insert_slots(
+    relation: pg_sys::Relation,
+    target: *mut pg_sys::ResultRelInfo,
+    state: *mut pg_sys::EState,
+    slots: &mut [*mut pg_sys::TupleTableSlot],
+) {
+    // SAFETY: the calls that ExecSimpleRelationInsert asks for, in their order, as logical replication makes them, and
+    // those about triggers for each statement besides. What was opened is closed here, or by the end of the
+    // (sub)transaction after an ERROR; what is allocated goes with the memory context of the call.
+    unsafe {
         pg_sys::AfterTriggerBeginQuery();
         pg_sys::ExecBSInsertTriggers(state, target);
         if slots.len() > 1 && can_go_together(relation) {
-            together(target, state, &mut slots);
+            together(target, state, slots);
         } else {
-            for slot in &slots {
+            for slot in slots.iter() {
                 pg_sys::ExecSimpleRelationInsert(target, state, *slot);
             }
         }
@@ -68,11 +100,34 @@ pub fn insert(table: pg_sys::Oid, rows: &[Row], unconcerned: &[pg_sys::Oid]) {
         pg_sys::AfterTriggerEndQuery(state);
         pg_sys::ExecCloseIndices(target);
         for slot in slots {
-            pg_sys::ExecDropSingleTupleTableSlot(slot);
+            pg_sys::ExecDropSingleTupleTableSlot(*slot);
         }
         pg_sys::FreeExecutorState(state);
         pg_sys::table_close(relation, pg_sys::NoLock.cast_signed());
         pg_sys::CommandCounterIncrement();
+    }
+}
+
+/// How many triggers and indexes a table has. Who is going to `write` keeps it from getting others until then.
+pub fn triggers_and_indexes(table: pg_sys::Oid, write: bool) -> (i32, i32) {
+    let lock = if write {
+        pg_sys::RowExclusiveLock
+    } else {
+        pg_sys::AccessShareLock
+    };
+    // SAFETY: the relation is open while it is looked at, and stays locked; without triggers it has no description of them,
+    // and without indexes no list.
+    unsafe {
+        let relation = pg_sys::table_open(table, lock.cast_signed());
+        let triggers = (*relation).trigdesc.as_ref();
+        let indexes = pg_sys::RelationGetIndexList(relation);
+        let counts = (
+            triggers.map_or(0, |triggers| triggers.numtriggers),
+            indexes.as_ref().map_or(0, |list| list.length),
+        );
+        pg_sys::list_free(indexes);
+        pg_sys::table_close(relation, pg_sys::NoLock.cast_signed());
+        counts
     }
 }
 

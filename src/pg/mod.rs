@@ -20,7 +20,7 @@ mod wake;
 
 pub use calls::*;
 pub use database::databases;
-pub use insert::{Row, insert};
+pub use insert::{Row, insert, triggers_and_indexes};
 pub use inval::{accept, configuration_changed, lock_watched, set_configuration_changed, watch};
 pub use latest::holds_now;
 pub use locks::{lock_against_deletion, lock_extension, try_bucket_lock, try_worker_lock};

@@ -14,6 +14,7 @@ use pgrx::{
 };
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
+static STARTING: AtomicBool = AtomicBool::new(true);
 /// The eventfd that starts the clock of `Patience`.
 static CLOCK: AtomicI32 = AtomicI32::new(-1);
 
@@ -59,9 +60,10 @@ pub fn stop_requested() -> bool {
     STOPPING.load(SeqCst)
 }
 
-/// Whether SIGHUP came since the last call; the settings have then been read again.
+/// Whether SIGHUP came since the last call, or might have come before [`install`]: Postgres has a worker that is just
+/// starting ignore it. The settings have then been read again.
 pub fn reload_requested() -> bool {
-    let reload = BackgroundWorker::sighup_received();
+    let reload = BackgroundWorker::sighup_received() | STARTING.swap(false, SeqCst);
     if reload {
         // SAFETY: outside a transaction, as Postgres' own workers do it.
         unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };

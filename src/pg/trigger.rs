@@ -2,7 +2,7 @@
 
 use pgrx::{PgSqlErrorCode, pg_guard, pg_sys};
 
-use super::{LaneMark, invalidate, wake};
+use super::{LaneMark, insert::insert_tuple, invalidate, wake};
 
 /// The first columns of `mail.pending`, all of fixed size.
 #[repr(C)]
@@ -71,6 +71,33 @@ pub extern "C-unwind" fn config_changed_wrapper(fcinfo: pg_sys::FunctionCallInfo
     pg_sys::Datum::from(0)
 }
 
+/// BEFORE INSERT FOR EACH ROW on `mail.event`: writes the row into the partition whose turn it is instead.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn event_goes_wrapper(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let data = trigger_data(fcinfo);
+    // SAFETY: a row trigger has its table and its row; the partitions inherit all of the table's columns.
+    unsafe {
+        let goes = crate::queues::get().partitions.event();
+        if goes == (*(*data).tg_relation).rd_id {
+            return pg_sys::Datum::from((*data).tg_trigtuple);
+        }
+        insert_tuple(goes, (*data).tg_trigtuple);
+        pg_sys::Datum::from(0)
+    }
+}
+
+/// BEFORE INSERT FOR EACH STATEMENT on partitions: see `mail._written`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn written_wrapper(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let data = trigger_data(fcinfo);
+    // SAFETY: a trigger has its table.
+    let table = unsafe { (*(*data).tg_relation).rd_id };
+    crate::partitions::written(&crate::queues::get(), table);
+    pg_sys::Datum::from(0)
+}
+
 macro_rules! finfo {
     ($($name:ident),*) => {$(
         /// Version-1 calling convention.
@@ -81,4 +108,9 @@ macro_rules! finfo {
         }
     )*};
 }
-finfo!(pg_finfo_touch_wrapper, pg_finfo_config_changed_wrapper);
+finfo!(
+    pg_finfo_touch_wrapper,
+    pg_finfo_config_changed_wrapper,
+    pg_finfo_event_goes_wrapper,
+    pg_finfo_written_wrapper
+);

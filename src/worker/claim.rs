@@ -5,13 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use mail_lanes::{InFlight, Key, LaneId, Memory};
+use mail_lanes::{InFlight, Key, Lane, LaneId, Memory};
 use mail_relay::{Job, Transport};
 
 use super::{
+    configuration::most_in_flight,
     delivery::Worker,
     redirected::Redirected,
-    store::{self, Candidate, QueueConfig},
+    store::{self, Candidate, Look, QueueConfig},
     stored::Stored,
 };
 use crate::{
@@ -19,10 +20,16 @@ use crate::{
     pg::{self, Failure},
 };
 
-/// Rows locked by one statement.
+/// Rows of a lane that are locked by one statement, and queues that it looks into.
 const BATCH: usize = 256;
-/// While as much is in flight as may be, so many queues in a turn get a message through each, if they have none in flight.
+const LOOKS: usize = 64;
+/// When for so long (microseconds) as much has been in flight as may be, whatever came to its end, so many queues in a turn
+/// get a message through each, if they have none in flight: what hangs in others must not hold them up.
+const CROWDED: i64 = 5_000;
 const ONE_EACH: usize = 64;
+/// Where more queues have something due than there is room for, so many messages of each in its turn: fewer cost more
+/// statements and leases, more make the others wait.
+const AT_A_TURN: usize = 16;
 const SECOND: i64 = 1_000_000;
 
 /// What one transaction claimed, applied once it is committed.
@@ -37,6 +44,8 @@ pub(super) struct Claimed {
     /// Queues of which something was left because of its size.
     pub(super) full: HashSet<i32>,
     pub(super) next_reap: Option<i64>,
+    /// Nobody left room: as much is in flight as may be.
+    pub(super) crowded: bool,
     /// The place of the last queue that something was found of.
     pub(super) last: Option<usize>,
 }
@@ -46,6 +55,36 @@ struct Found<'a> {
     queue: &'a QueueConfig,
     lane: LaneId,
     candidate: Candidate,
+}
+
+/// A queue whose turn it is.
+struct Turn<'a, 'f> {
+    queue: &'a QueueConfig,
+    room: usize,
+    /// Its own, and that of all.
+    memory: [Memory; 2],
+    /// What was found by now, of all queues, and how much it was before.
+    found: &'f mut Vec<Found<'a>>,
+    before: usize,
+    now: i64,
+    busy: &'f [i64],
+}
+
+impl Turn<'_, '_> {
+    fn look(&self, lane: LaneId, cursor: Key) -> Look {
+        let limit = self.room.min(BATCH);
+        Look {
+            lane,
+            cursor,
+            limit,
+        }
+    }
+
+    /// One more look for this queue alone.
+    fn again(&self, look: Look) -> Result<Vec<Candidate>, Failure> {
+        let mut found = store::lock_due(&[look], self.now, self.busy)?;
+        Ok(found.pop().unwrap_or_default())
+    }
 }
 
 impl Worker {
@@ -74,78 +113,130 @@ impl Worker {
     fn lock(&self, now: i64, claimed: &mut Claimed) -> Result<Vec<Found<'_>>, Failure> {
         let busy = self.flight.keys();
         let mut memory_of_all = self.memory(None);
-        let mut one_each = ONE_EACH;
+        let crowded_before = self.is_crowded();
+        claimed.crowded = crowded_before;
+        let just_now = |since: &i64| (0..CROWDED).contains(&(now - since));
+        let since = self.crowded_since.filter(|since| !just_now(since));
+        let mut one_each = if crowded_before && since.is_some() {
+            ONE_EACH
+        } else {
+            0
+        };
+        let all_room = most_in_flight().saturating_sub(self.flight.len());
+        let has_room =
+            |(_, queue): &(usize, &QueueConfig)| self.room(queue, now, crowded_before) > 0;
+        let mut due: Vec<_> = self.due(now).filter(has_room).collect();
+        let at_a_turn = AT_A_TURN.max(all_room / due.len().max(1));
+        let passed = due.partition_point(|(place, _)| *place < self.turn);
+        due.rotate_left(passed);
+        let mut due = due.into_iter();
         let mut found = Vec::new();
-        for (place, queue) in self.in_turn() {
-            let crowded = self.is_crowded(found.len());
-            if crowded && one_each == 0 {
-                break;
-            }
-            let due = self.lanes.due(queue.id, now);
-            if due.is_empty() {
-                continue;
-            }
-            let mut room = self.room(queue, now, found.len());
-            let mut memory = [self.memory(Some(queue.id)), memory_of_all];
-            let before = found.len();
-            for (id, lane) in due {
-                let mut cursor = lane.cursor;
-                // More than one statement only where all that was found is in flight already.
-                while room > 0 {
-                    let limit = room.min(BATCH);
-                    let mut rows = store::lock_due(id, cursor, now, limit, &busy)?;
-                    let exhausted = rows.len() < limit;
-                    if let Some(last) = rows.last() {
-                        cursor = last.key;
-                    }
-                    rows.retain(|candidate| !self.flight.contains(candidate.id));
-                    let idle =
-                        self.flight.of_queue(queue.id).messages == 0 && found.len() == before;
-                    let cut = cut_by_size(&mut rows, &mut memory, idle);
-                    let taken = rows.len();
-                    room = room.saturating_sub(taken);
-                    found.extend(rows.into_iter().map(|candidate| Found {
-                        queue,
-                        lane: id,
-                        candidate,
-                    }));
-                    if let Some(key) = cut {
-                        claimed.scans.push((id, key, false));
-                        claimed.full.insert(queue.id);
-                        room = 0;
-                        break;
-                    }
-                    let behind = if exhausted {
-                        Key {
-                            due: now,
-                            id: i64::MAX,
-                        }
-                    } else {
-                        cursor
-                    };
-                    claimed.scans.push((id, behind, exhausted));
-                    if exhausted || taken > 0 {
-                        break;
-                    }
-                }
-                if room == 0 {
+        loop {
+            let (mut turns, mut planned) = (Vec::new(), found.len());
+            while turns.len() < LOOKS {
+                let crowded = crowded_before || planned >= all_room || memory_of_all.left() <= 0;
+                if crowded && turns.len() >= one_each {
                     break;
                 }
+                let Some((place, queue)) = due.next() else {
+                    break;
+                };
+                let mut room = self.room(queue, now, crowded).min(at_a_turn);
+                if !crowded {
+                    room = room.min(all_room - planned);
+                }
+                let mut lanes = self.lanes.due(queue.id, now).into_iter();
+                if let Some((lane, Lane { cursor, .. })) = lanes.next().filter(|_| room > 0) {
+                    planned += room;
+                    let limit = room.min(BATCH);
+                    let look = Look {
+                        lane,
+                        cursor,
+                        limit,
+                    };
+                    turns.push((place, queue, room, look, lanes));
+                }
             }
-            [_, memory_of_all] = memory;
-            if found.len() > before {
-                claimed.last = Some(place);
-                one_each -= usize::from(crowded);
+            if turns.is_empty() {
+                return Ok(found);
+            }
+            let looks: Vec<Look> = turns.iter().map(|(.., look, _)| *look).collect();
+            let firsts = store::lock_due(&looks, now, &busy)?;
+            for ((place, queue, room, look, lanes), first) in turns.into_iter().zip(firsts) {
+                let before = found.len();
+                let mut turn = Turn {
+                    queue,
+                    room,
+                    memory: [self.memory(Some(queue.id)), memory_of_all],
+                    found: &mut found,
+                    before,
+                    now,
+                    busy: &busy,
+                };
+                self.take(&mut turn, look, first, claimed)?;
+                for (lane, Lane { cursor, .. }) in lanes {
+                    if turn.room == 0 {
+                        break;
+                    }
+                    let look = turn.look(lane, cursor);
+                    let rows = turn.again(look)?;
+                    self.take(&mut turn, look, rows, claimed)?;
+                }
+                [_, memory_of_all] = turn.memory;
+                if found.len() > before {
+                    claimed.last = Some(place);
+                    one_each = one_each.saturating_sub(1);
+                }
             }
         }
-        Ok(found)
     }
 
-    /// All queues and their places, from the one whose turn it is.
-    fn in_turn(&self) -> impl Iterator<Item = (usize, &QueueConfig)> {
-        let queues = self.configuration.queues.iter().enumerate();
-        let first = self.turn.min(queues.len());
-        queues.clone().skip(first).chain(queues.take(first))
+    /// Takes what was locked of a lane, as far as there is room, and looks further only where all of it is in flight already.
+    fn take<'a>(
+        &'a self,
+        turn: &mut Turn<'a, '_>,
+        mut look: Look,
+        mut rows: Vec<Candidate>,
+        claimed: &mut Claimed,
+    ) -> Result<(), Failure> {
+        let (queue, lane) = (turn.queue, look.lane);
+        loop {
+            let exhausted = rows.len() < look.limit;
+            if let Some(last) = rows.last() {
+                look.cursor = last.key;
+            }
+            rows.retain(|candidate| !self.flight.contains(candidate.id));
+            let idle =
+                self.flight.of_queue(queue.id).messages == 0 && turn.found.len() == turn.before;
+            let cut = cut_by_size(&mut rows, &mut turn.memory, idle);
+            let taken = rows.len();
+            turn.room = turn.room.saturating_sub(taken);
+            turn.found.extend(rows.into_iter().map(|candidate| Found {
+                queue,
+                lane,
+                candidate,
+            }));
+            if let Some(key) = cut {
+                claimed.scans.push((lane, key, false));
+                claimed.full.insert(queue.id);
+                turn.room = 0;
+                return Ok(());
+            }
+            let behind = if exhausted {
+                Key {
+                    due: turn.now,
+                    id: i64::MAX,
+                }
+            } else {
+                look.cursor
+            };
+            claimed.scans.push((lane, behind, exhausted));
+            if exhausted || taken > 0 {
+                return Ok(());
+            }
+            look = turn.look(lane, look.cursor);
+            rows = turn.again(look)?;
+        }
     }
 
     /// Of what was locked, what nobody has in flight. Others' leases are read after the rows were locked: whoever had

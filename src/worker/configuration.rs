@@ -41,6 +41,15 @@ pub(super) struct Configuration {
 }
 
 impl Configuration {
+    /// A queue and its place: they are in the order of their ids.
+    pub(super) fn queue(&self, id: i32) -> Option<(usize, &QueueConfig)> {
+        let place = self
+            .queues
+            .binary_search_by_key(&id, |queue| queue.id)
+            .ok()?;
+        Some((place, &self.queues[place]))
+    }
+
     /// Whether a relay is configured just so already.
     fn knows(&self, config: &RelayConfig) -> bool {
         self.used.relays.contains(config)
@@ -182,13 +191,13 @@ impl Worker {
         }
     }
 
-    /// Whether as much is in flight as may be, with so many more.
-    pub(super) fn is_crowded(&self, more: usize) -> bool {
-        self.flight.len() + more >= most_in_flight() || self.memory(None).left() <= 0
+    /// Whether as much is in flight as may be.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.flight.len() >= most_in_flight() || self.memory(None).left() <= 0
     }
 
-    /// How many more messages of a queue may be in flight, with `more` of others.
-    pub(super) fn room(&self, queue: &QueueConfig, now: i64, more: usize) -> usize {
+    /// How many more messages of a queue may be in flight; where it is `crowded`, one at most.
+    pub(super) fn room(&self, queue: &QueueConfig, now: i64, crowded: bool) -> usize {
         if queue.paused {
             return 0;
         }
@@ -217,10 +226,7 @@ impl Worker {
         }
         let own = self.flight.of_queue(queue.id);
         let mut room = limit.saturating_sub(own.messages);
-        if self.full.contains(&queue.id)
-            || self.is_crowded(more)
-            || self.memory(Some(queue.id)).left() <= 0
-        {
+        if self.full.contains(&queue.id) || crowded || self.memory(Some(queue.id)).left() <= 0 {
             // The pool is full: a queue that has nothing in flight still gets one message through.
             room = room.min(usize::from(own.messages == 0));
         }
@@ -254,13 +260,23 @@ impl Worker {
             .unwrap_or(i64::MIN)
     }
 
+    /// The queues that have something due, and their places, in their order.
+    pub(super) fn due(&self, now: i64) -> impl Iterator<Item = (usize, &QueueConfig)> {
+        let due = self
+            .lanes
+            .next()
+            .into_iter()
+            .filter(move |(_, at)| *at <= now);
+        due.filter_map(|(id, _)| self.configuration.queue(id))
+    }
+
     pub(super) fn anything_due(&self) -> bool {
         let now = pg::now();
+        let crowded = self.is_crowded();
         now >= self.next_reap
-            || self.configuration.queues.iter().any(|queue| {
-                self.room(queue, now, 0) > 0
-                    && self.lanes.next(queue.id).is_some_and(|next| next <= now)
-            })
+            || self
+                .due(now)
+                .any(|(_, queue)| self.room(queue, now, crowded) > 0)
     }
 
     /// Lets commits pass in silence where nothing could be claimed now. True when that has ended for a queue: then there
@@ -268,18 +284,14 @@ impl Worker {
     pub(super) fn silence(&self) -> bool {
         let Some(slot) = self.slot else { return false };
         let now = pg::now();
+        let crowded = self.is_crowded();
         slot.silence(|id| {
-            // They are in the order of their ids.
-            let queues = &self.configuration.queues;
-            let queue = queues
-                .binary_search_by_key(&id, |queue| queue.id)
-                .ok()
-                .map(|place| &queues[place]);
-            queue.is_none_or(|queue| self.room(queue, now, 0) == 0)
+            let queue = self.configuration.queue(id);
+            queue.is_none_or(|(_, queue)| self.room(queue, now, crowded) == 0)
         })
     }
 }
 
-fn most_in_flight() -> usize {
+pub(super) fn most_in_flight() -> usize {
     usize::try_from(guc::MAX_IN_FLIGHT.get()).unwrap_or(1)
 }

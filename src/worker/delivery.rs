@@ -79,6 +79,8 @@ pub(super) struct Worker {
     pub(super) told: HashMap<i32, bool>,
     /// Queues whose next message does not fit beside those in flight: an outcome has to come first.
     pub(super) full: HashSet<i32>,
+    /// Since when as much has been in flight as may be, whatever came to its end.
+    pub(super) crowded_since: Option<i64>,
     /// The place of the queue whose turn it is to be claimed from first.
     pub(super) turn: usize,
     pub(super) next_sweep: i64,
@@ -86,6 +88,7 @@ pub(super) struct Worker {
     pub(super) sweeping: Option<Duration>,
     pub(super) next_reap: i64,
     pub(super) next_retain: i64,
+    pub(super) next_files: i64,
     /// The last message and the last file that were looked at for that.
     pub(super) retained: (i64, i64),
     /// After a failed transaction: not before then.
@@ -113,6 +116,7 @@ pub extern "C-unwind" fn pgmq_mail_delivery_main(argument: pg_sys::Datum) {
     let role = pg_sys::Oid::from((word >> 32) as u32);
     pg::install_signal_handlers();
     pg::connect(database, role);
+    pg::reload_requested();
     let slot = SlotHandle::take(database);
     let leave = |status: Status, code: i32| -> ! {
         if let Some(slot) = slot {
@@ -220,11 +224,13 @@ impl Worker {
             silent: HashSet::new(),
             told: HashMap::new(),
             full: HashSet::new(),
+            crowded_since: None,
             turn: 0,
             next_sweep: 0,
             sweeping: None,
             next_reap: 0,
             next_retain: pg::now() + FIRST_RETAIN,
+            next_files: 0,
             retained: (0, 0),
             pause_until: 0,
             failures: 0,
@@ -384,15 +390,19 @@ impl Worker {
     /// Milliseconds until there is something to do without being woken.
     fn sleep(&self) -> i64 {
         let now = pg::now();
+        let crowded = self.is_crowded();
         let mut next = self
             .next_sweep
             .min(self.next_reap)
             .min(self.next_retain)
             .min(self.next_stuck);
-        for queue in &self.configuration.queues {
-            if self.room(queue, now, 0) > 0 {
-                next = next.min(self.lanes.next(queue.id).unwrap_or(i64::MAX));
-            } else if !queue.paused && self.lanes.next(queue.id).is_some() {
+        for (id, at) in self.lanes.next() {
+            let Some((_, queue)) = self.configuration.queue(id) else {
+                continue;
+            };
+            if self.room(queue, now, crowded) > 0 {
+                next = next.min(at);
+            } else if !queue.paused {
                 // Its relays are suspended, a limit is used up, or it is full; then an outcome wakes this worker.
                 let Transport::Smtp(relays) = &queue.transport else {
                     continue;

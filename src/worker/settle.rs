@@ -32,12 +32,17 @@ impl Worker {
                 .any(|queue| queue.hold_uncertain);
         pg::set_synchronous_commit(must_wait);
         let mut claimed = Claimed::default();
+        let ends = self.outcomes.iter().filter(|end| !end.more);
+        self.flight.begin_landing(ends.map(|end| end.id));
         let result = self.transaction(|| {
             self.write_outcomes(&self.outcomes, Texts::Full)?;
             self.write_news()?;
             self.claim(&mut claimed)
         });
         pg::set_synchronous_commit(true);
+        if result.is_err() {
+            self.flight.end_landing();
+        }
         if let Err(failure) = result {
             if failure.is_stale() {
                 pg::set_configuration_changed();
@@ -57,6 +62,10 @@ impl Worker {
         }
         self.news.clear();
         self.full = claimed.full;
+        let crowded = claimed
+            .crowded
+            .then(|| self.crowded_since.unwrap_or(pg::now()));
+        self.crowded_since = crowded;
         if let Some(last) = claimed.last {
             self.turn = last + 1;
         }

@@ -6,11 +6,14 @@ use super::{delivery::Worker, store};
 use crate::{
     guc,
     pg::{self, Failure},
+    queues,
 };
 
 const SECOND: i64 = 1_000_000;
 const RETAIN_EVERY: i64 = 600 * SECOND;
-const RETAIN_BATCH: i32 = 2000;
+const RETAIN_BATCH: i32 = 1000;
+/// Of the worker's time, as long as there is something to let go of: one part in so many.
+const RETAIN_SHARE: i64 = 10;
 const EXPIRE_BATCH: i32 = 1000;
 
 impl Worker {
@@ -41,10 +44,11 @@ impl Worker {
             return Ok(());
         }
         let (found, heads) = self.transaction(|| {
-            let mut found = Vec::new();
-            for (id, cursor) in &unknown {
-                found.push((*id, store::next_due(*id, *cursor)?));
-            }
+            let found = if unknown.is_empty() {
+                Vec::new()
+            } else {
+                store::next_due(&unknown)?
+            };
             // In a later transaction than the one that settled the messages before them, so that none that committed
             // meanwhile is overlooked.
             let heads = if self.keys.is_empty() {
@@ -62,7 +66,7 @@ impl Worker {
             Ok((found, heads))
         })?;
         self.keys.clear();
-        for (id, next) in found {
+        for ((id, _), next) in unknown.into_iter().zip(found) {
             self.lanes.found_next(id, next);
         }
         for (id, due) in heads {
@@ -77,21 +81,37 @@ impl Worker {
         if now < self.next_retain {
             return;
         }
-        let (messages, files) = self
-            .transaction(|| {
-                let messages = store::retain(self.retained.0, RETAIN_BATCH)?;
-                Ok((
-                    messages,
-                    store::retain_files(self.retained.1, RETAIN_BATCH)?,
-                ))
-            })
-            .unwrap_or_else(|failure| {
-                // Nothing is lost by keeping things longer: deliveries do not wait for it.
-                pgrx::warning!("pgmq_mail worker could not let go of old messages: {failure}");
-                (None, None)
-            });
-        self.retained = (messages.unwrap_or(0), files.unwrap_or(0));
-        let more = messages.is_some() || files.is_some();
-        self.next_retain = now + if more { SECOND } else { RETAIN_EVERY };
+        let more = self.let_go_of_a_piece(now).unwrap_or_else(|failure| {
+            // Nothing is lost by keeping things longer: deliveries do not wait for it.
+            pgrx::warning!("pgmq_mail worker could not let go of old messages: {failure}");
+            self.retained = (0, 0);
+            false
+        });
+        let pause = (pg::now() - now) * RETAIN_SHARE;
+        self.next_retain = now + if more { pause } else { RETAIN_EVERY };
+    }
+
+    /// Messages and files; whether there is more.
+    fn let_go_of_a_piece(&mut self, now: i64) -> Result<bool, Failure> {
+        let (behind, files_behind) = self.retained;
+        let (more, reached, files_reached) = self.transaction(|| {
+            let (mut more, mut reached) = (false, 0);
+            if queues::get().since_0_3 {
+                more = store::retain(RETAIN_BATCH, now - RETAIN_EVERY)?;
+            } else if let Some(last) = store::retain_until_0_2(behind, RETAIN_BATCH)? {
+                (more, reached) = (true, last);
+            }
+            let files = if now < self.next_files {
+                None
+            } else {
+                store::retain_files(files_behind, RETAIN_BATCH)?
+            };
+            Ok((more, reached, files))
+        })?;
+        if now >= self.next_files && files_reached.is_none() {
+            self.next_files = now + RETAIN_EVERY;
+        }
+        self.retained = (reached, files_reached.unwrap_or(0));
+        Ok(more || files_reached.is_some())
     }
 }

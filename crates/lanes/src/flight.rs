@@ -1,6 +1,6 @@
 //! What is in flight: claimed, handed to the network, not yet settled.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{Key, LaneId, Memory};
 
@@ -29,6 +29,8 @@ pub struct Flight {
     messages: HashMap<i64, InFlight>,
     /// Unsettled messages of each lease.
     leases: HashMap<i64, usize>,
+    /// Those that count for nothing any more, but in the leases.
+    landing: HashSet<i64>,
     per_queue: HashMap<i32, Share>,
     bytes: i64,
 }
@@ -45,10 +47,7 @@ pub struct Share {
 impl Flight {
     /// A message was claimed.
     pub fn insert(&mut self, id: i64, message: InFlight) {
-        let share = self.per_queue.entry(message.lane.queue).or_default();
-        share.messages += 1;
-        share.bytes += i64::from(message.size);
-        self.bytes += i64::from(message.size);
+        self.count(&message, 1);
         *self.leases.entry(message.token).or_default() += 1;
         self.messages.insert(id, message);
     }
@@ -73,14 +72,39 @@ impl Flight {
         leaving.into_keys().collect()
     }
 
+    /// These are about to be settled: others may have their places already, once they are.
+    pub fn begin_landing(&mut self, ids: impl Iterator<Item = i64>) {
+        for id in ids {
+            if let Some(message) = self.messages.get(&id).cloned()
+                && self.landing.insert(id)
+            {
+                self.count(&message, -1);
+            }
+        }
+    }
+
+    /// What was about to be settled and still is there was not: it is in flight as before.
+    pub fn end_landing(&mut self) {
+        for id in std::mem::take(&mut self.landing) {
+            if let Some(message) = self.messages.get(&id).cloned() {
+                self.count(&message, 1);
+            }
+        }
+    }
+
+    fn count(&mut self, message: &InFlight, by: i64) {
+        let share = self.per_queue.entry(message.lane.queue).or_default();
+        share.messages = share.messages.saturating_add_signed(by as isize);
+        share.bytes += by * i64::from(message.size);
+        self.bytes += by * i64::from(message.size);
+    }
+
     /// Takes a settled message out.
     pub fn remove(&mut self, id: i64) -> Option<InFlight> {
         let message = self.messages.remove(&id)?;
-        if let Some(share) = self.per_queue.get_mut(&message.lane.queue) {
-            share.messages -= 1;
-            share.bytes -= i64::from(message.size);
+        if !self.landing.remove(&id) {
+            self.count(&message, -1);
         }
-        self.bytes -= i64::from(message.size);
         if let Some(count) = self.leases.get_mut(&message.token) {
             *count -= 1;
             if *count == 0 {
@@ -97,7 +121,7 @@ impl Flight {
 
     /// How many messages are in flight.
     pub fn len(&self) -> usize {
-        self.messages.len()
+        self.messages.len() - self.landing.len()
     }
 
     /// Ordering keys that have a message in flight.
@@ -116,14 +140,72 @@ impl Flight {
     /// Their account, for one queue or for all, of which `most` bytes may be in flight.
     pub fn memory(&self, queue: Option<i32>, most: i64) -> Memory {
         let bytes = queue.map_or(self.bytes, |queue| self.of_queue(queue).bytes);
-        let is_of = |message: &&InFlight| queue.is_none_or(|queue| message.lane.queue == queue);
+        let counts = |(id, message): &(&i64, &InFlight)| {
+            queue.is_none_or(|queue| message.lane.queue == queue) && !self.landing.contains(id)
+        };
         Memory::new(most).with(bytes, || {
             let sizes = self
                 .messages
-                .values()
-                .filter(is_of)
-                .map(|message| message.size);
+                .iter()
+                .filter(counts)
+                .map(|(_, message)| message.size);
             i64::from(sizes.max().unwrap_or_default())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flight() -> Flight {
+        let mut flight = Flight::default();
+        for id in 1..=3 {
+            let message = InFlight {
+                token: 7,
+                lane: LaneId { queue: 1, rank: 0 },
+                key: Key { due: 0, id },
+                size: 10,
+                attempts: 0,
+                recipients: 1,
+                ordering: None,
+            };
+            flight.insert(id, message);
+        }
+        flight
+    }
+
+    fn counted(flight: &Flight) -> (usize, Share, i64) {
+        let all = flight.memory(None, 1000).left();
+        (flight.len(), flight.of_queue(1), all)
+    }
+
+    #[test]
+    fn what_lands_leaves_its_place_and_is_still_known() {
+        let mut flight = flight();
+        flight.begin_landing([1, 2, 2, 9].into_iter());
+        let one = Share {
+            messages: 1,
+            bytes: 10,
+        };
+        assert_eq!(counted(&flight), (1, one, 990));
+        assert!(flight.contains(1) && !flight.is_empty());
+        assert_eq!(flight.emptied_by(&[1, 2]), [0; 0]);
+        assert_eq!(flight.emptied_by(&[1, 2, 3]), [7]);
+        assert!(flight.remove(1).is_some());
+        assert_eq!(counted(&flight), (1, one, 990), "counted once");
+    }
+
+    #[test]
+    fn what_did_not_land_is_in_flight_as_before() {
+        let mut flight = flight();
+        let before = counted(&flight);
+        flight.begin_landing([1, 2].into_iter());
+        flight.end_landing();
+        assert_eq!(counted(&flight), before);
+        flight.begin_landing([1, 2].into_iter());
+        flight.remove(2);
+        flight.end_landing();
+        assert_eq!(counted(&flight).0, 2);
     }
 }

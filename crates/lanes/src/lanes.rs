@@ -130,16 +130,17 @@ impl Lanes {
         }
     }
 
-    /// When a queue next has something to look at.
-    pub fn next(&self, queue: i32) -> Option<i64> {
-        let range = LaneId {
-            queue,
-            rank: i32::MIN,
-        }..=LaneId {
-            queue,
-            rank: i32::MAX,
-        };
-        self.0.range(range).filter_map(|(_, lane)| lane.next).min()
+    /// The queues that have something to look at sooner or later, in their order, and when they next do.
+    pub fn next(&self) -> Vec<(i32, i64)> {
+        let mut found: Vec<(i32, i64)> = Vec::new();
+        for (id, lane) in &self.0 {
+            let Some(next) = lane.next else { continue };
+            match found.last_mut() {
+                Some((queue, earliest)) if *queue == id.queue => *earliest = next.min(*earliest),
+                _ => found.push((id.queue, next)),
+            }
+        }
+        found
     }
 }
 
@@ -198,7 +199,7 @@ mod tests {
         assert_eq!(lanes.unknown().len(), 1);
         lanes.touch(LANE, 50);
         lanes.found_next(LANE, Some(40));
-        assert_eq!(lanes.next(1), Some(40));
+        assert_eq!(lanes.next(), [(1, 40)]);
         assert!(lanes.unknown().is_empty());
         assert!(lanes.due(1, 39).is_empty());
         assert_eq!(lanes.due(1, 40).len(), 1);
@@ -213,6 +214,16 @@ mod tests {
         }
         let ranks: Vec<i32> = lanes.due(1, 0).iter().map(|(id, _)| id.rank).collect();
         assert_eq!(ranks, [-10, 0, 5]);
+    }
+
+    #[test]
+    fn a_queue_is_next_when_the_first_of_its_lanes_is() {
+        let mut lanes = Lanes::default();
+        for (queue, rank, due) in [(1, 0, 9), (1, 5, 4), (2, 0, 7), (3, 0, 1)] {
+            lanes.touch(LaneId { queue, rank }, due);
+        }
+        lanes.advance(LaneId { queue: 3, rank: 0 }, Key { due: 1, id: 1 }, true);
+        assert_eq!(lanes.next(), [(1, 4), (2, 7)]);
     }
 
     /// What a model of the table and its commits may do.
@@ -270,7 +281,7 @@ mod tests {
                 }
             }
             now += 100;
-            while lanes.next(1).is_some_and(|next| next <= now) {
+            while lanes.next().iter().any(|(_, next)| *next <= now) {
                 scan(&mut lanes, &mut table, now, 3);
             }
             prop_assert!(table.is_empty(), "left: {table:?}");

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use mail_lanes::{Key, LaneId};
-use pgrx::pg_sys::BuiltinOid;
+use pgrx::{datum::DatumWithOid, pg_sys::BuiltinOid};
 
 use super::{QueueConfig, Result, Statement, microseconds, rows, run, timestamp};
 use crate::{
@@ -42,75 +42,112 @@ pub struct Candidate {
     pub ordering: Option<i64>,
 }
 
-/// Locks what is due in a lane behind the cursor, in order, skipping what others have locked and messages whose ordering
-/// key is `busy`.
-pub fn lock_due(
-    lane: LaneId,
-    cursor: Key,
-    now: i64,
-    limit: usize,
-    busy: &[i64],
-) -> Result<Vec<Candidate>> {
-    use BuiltinOid::{INT4OID, INT8ARRAYOID, INT8OID, TIMESTAMPTZOID};
+/// A look into a lane: at most so many rows behind the cursor.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    pub lane: LaneId,
+    pub cursor: Key,
+    pub limit: usize,
+}
+
+/// The lanes and cursors of several looks, each a parameter.
+fn places(looks: impl Iterator<Item = (LaneId, Key)> + Clone) -> [DatumWithOid<'static>; 4] {
+    let lanes = looks.clone().map(|(lane, _)| lane);
+    let cursors = looks.map(|(_, cursor)| cursor);
+    [
+        lanes
+            .clone()
+            .map(|lane| lane.queue)
+            .collect::<Vec<_>>()
+            .into(),
+        lanes.map(|lane| lane.rank).collect::<Vec<_>>().into(),
+        cursors
+            .clone()
+            .map(|key| timestamp(key.due))
+            .collect::<Vec<_>>()
+            .into(),
+        cursors.map(|key| key.id).collect::<Vec<_>>().into(),
+    ]
+}
+
+/// For each look: locks what is due, in order, skipping what others have locked and messages whose ordering key is `busy`.
+pub fn lock_due(looks: &[Look], now: i64, busy: &[i64]) -> Result<Vec<Vec<Candidate>>> {
+    use BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID};
     let statement = Statement {
-        sql: "SELECT p.id, p.due_at, p.size, p.attempts, p.ordering_hash FROM mail.pending p
-              WHERE p.queue_id = $1 AND p.rank = $2 AND (p.due_at, p.id) > ($3, $4) AND p.due_at <= $5
-                AND (p.ordering_hash IS NULL OR p.ordering_hash <> ALL ($7) AND NOT EXISTS (
-                      SELECT FROM mail.pending e
-                      WHERE e.ordering_hash = p.ordering_hash AND e.ordering_seq < p.ordering_seq))
-              ORDER BY p.due_at, p.id LIMIT $6 FOR UPDATE OF p SKIP LOCKED",
-        types: &[INT4OID, INT4OID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8ARRAYOID],
+        sql: "SELECT l.look, d.id, d.due_at, d.size, d.attempts, d.ordering_hash
+              FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY AS l (queue_id, rank, due_at, id, room, look), LATERAL (
+                SELECT p.id, p.due_at, p.size, p.attempts, p.ordering_hash FROM mail.pending p
+                WHERE p.queue_id = l.queue_id AND p.rank = l.rank AND (p.due_at, p.id) > (l.due_at, l.id) AND p.due_at <= $6
+                  AND (p.ordering_hash IS NULL OR p.ordering_hash <> ALL ($7) AND NOT EXISTS (
+                        SELECT FROM mail.pending e
+                        WHERE e.ordering_hash = p.ordering_hash AND e.ordering_seq < p.ordering_seq))
+                ORDER BY p.due_at, p.id LIMIT l.room FOR UPDATE OF p SKIP LOCKED) d",
+        types: &[
+            INT4ARRAYOID,
+            INT4ARRAYOID,
+            TIMESTAMPTZARRAYOID,
+            INT8ARRAYOID,
+            INT8ARRAYOID,
+            TIMESTAMPTZOID,
+            INT8ARRAYOID,
+        ],
     };
+    let [queues, ranks, due, ids] = places(looks.iter().map(|look| (look.lane, look.cursor)));
+    let rooms = looks
+        .iter()
+        .map(|look| i64::try_from(look.limit).unwrap_or(i64::MAX));
     let args = [
-        lane.queue.into(),
-        lane.rank.into(),
-        timestamp(cursor.due).into(),
-        cursor.id.into(),
+        queues,
+        ranks,
+        due,
+        ids,
+        rooms.collect::<Vec<_>>().into(),
         timestamp(now).into(),
-        i64::try_from(limit).unwrap_or(i64::MAX).into(),
         busy.to_vec().into(),
     ];
-    rows(&statement, &args, |row| {
-        let id = row.get(1)?.unwrap_or_default();
-        Ok(Candidate {
+    let mut found: Vec<Vec<Candidate>> = looks.iter().map(|_| Vec::new()).collect();
+    let locked = rows(&statement, &args, |row| {
+        let id = row.get(2)?.unwrap_or_default();
+        let candidate = Candidate {
             id,
             key: Key {
-                due: microseconds(row.get(2)?).unwrap_or_default(),
+                due: microseconds(row.get(3)?).unwrap_or_default(),
                 id,
             },
-            size: row.get(3)?.unwrap_or_default(),
-            attempts: row.get(4)?.unwrap_or_default(),
-            ordering: row.get(5)?,
-        })
+            size: row.get(4)?.unwrap_or_default(),
+            attempts: row.get(5)?.unwrap_or_default(),
+            ordering: row.get(6)?,
+        };
+        Ok((row.get::<i64>(1)?.unwrap_or_default(), candidate))
+    })?;
+    for (look, candidate) in locked {
+        let place = usize::try_from(look - 1).unwrap_or(usize::MAX);
+        if let Some(found) = found.get_mut(place) {
+            found.push(candidate);
+        }
+    }
+    Ok(found)
+}
+
+/// The earliest due time behind each lane's cursor.
+pub fn next_due(lanes: &[(LaneId, Key)]) -> Result<Vec<Option<i64>>> {
+    use BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID};
+    let statement = Statement {
+        sql: "SELECT (SELECT p.due_at FROM mail.pending p
+                      WHERE p.queue_id = l.queue_id AND p.rank = l.rank AND (p.due_at, p.id) > (l.due_at, l.id)
+                      ORDER BY p.due_at, p.id LIMIT 1)
+              FROM unnest($1, $2, $3, $4) AS l (queue_id, rank, due_at, id)",
+        types: &[INT4ARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID],
+    };
+    rows(&statement, &places(lanes.iter().copied()), |row| {
+        Ok(microseconds(row.get(1)?))
     })
 }
 
-/// The earliest due time behind a lane's cursor.
-pub fn next_due(lane: LaneId, cursor: Key) -> Result<Option<i64>> {
-    use BuiltinOid::{INT4OID, INT8OID, TIMESTAMPTZOID};
-    let statement = Statement {
-        sql: "SELECT p.due_at FROM mail.pending p
-              WHERE p.queue_id = $1 AND p.rank = $2 AND (p.due_at, p.id) > ($3, $4) ORDER BY p.due_at, p.id LIMIT 1",
-        types: &[INT4OID, INT4OID, TIMESTAMPTZOID, INT8OID],
-    };
-    let args = [
-        lane.queue.into(),
-        lane.rank.into(),
-        timestamp(cursor.due).into(),
-        cursor.id.into(),
-    ];
-    Ok(
-        rows(&statement, &args, |row| Ok(microseconds(row.get(1)?)))?
-            .into_iter()
-            .flatten()
-            .next(),
-    )
-}
-
-/// Messages that claimers outside this process have in flight.
+/// Messages that claimers outside this process have in flight. What workers before it had, it has ended at its start.
 pub fn foreign() -> Result<HashSet<i64>> {
     let statement = Statement {
-        sql: "SELECT i FROM mail.lease l, unnest(l.ids) AS i WHERE l.holder IS DISTINCT FROM pg_backend_pid()",
+        sql: "SELECT i FROM mail.lease l, unnest(l.ids) AS i WHERE l.holder IS NULL",
         types: &[],
     };
     Ok(rows(&statement, &[], |row| row.get(1))?
@@ -199,27 +236,78 @@ pub struct Body {
 
 /// The bodies of messages, in any order; of those that were tried before, only the outstanding recipients.
 pub fn bodies(ids: &[i64]) -> Result<Vec<Body>> {
+    let mut found = Vec::with_capacity(ids.len());
+    let mut missing: HashSet<i64> = ids.iter().copied().collect();
+    // Where most are, all are; a look into every table each time would cost more than the rest of the claim.
+    for table in &queues::get().partitions.messages {
+        if missing.is_empty() {
+            break;
+        }
+        let here = bodies_in(table, &missing)?;
+        for body in &here {
+            missing.remove(&body.id);
+        }
+        found.extend(here);
+    }
+    only_outstanding(&mut found)?;
+    Ok(found)
+}
+
+fn bodies_in(table: &str, ids: &HashSet<i64>) -> Result<Vec<Body>> {
+    let sql = format!(
+        "SELECT m.id, m.envelope_from, m.recipients, m.content, floor(extract(epoch FROM greatest(m.enqueued_at, m.send_at)))::int8,
+                coalesce(m.expires_at <= clock_timestamp(), false), m.files
+         FROM ONLY {table} m WHERE m.id = ANY ($1)"
+    );
     let statement = Statement {
-        sql: "SELECT m.id, m.envelope_from,
-                     CASE WHEN cardinality(m.recipients) > 1 AND EXISTS (SELECT FROM mail.event e WHERE e.message_id = m.id)
-                          THEN mail._outstanding(m.id) ELSE m.recipients END,
-                     m.content, floor(extract(epoch FROM greatest(m.enqueued_at, m.send_at)))::int8,
-                     coalesce(m.expires_at <= clock_timestamp(), false), cardinality(m.recipients), m.files
-              FROM mail.message m WHERE m.id = ANY ($1)",
+        sql: &sql,
         types: &[BuiltinOid::INT8ARRAYOID],
     };
-    rows(&statement, &[ids.to_vec().into()], |row| {
+    let ids: Vec<i64> = ids.iter().copied().collect();
+    rows(&statement, &[ids.into()], |row| {
+        let to: Vec<String> = row.get(3)?.unwrap_or_default();
         Ok(Body {
             id: row.get(1)?.unwrap_or_default(),
             from: row.get(2)?.unwrap_or_default(),
-            to: row.get(3)?.unwrap_or_default(),
+            recipients: to.len(),
+            to,
             content: row.get(4)?,
             date: row.get(5)?.unwrap_or_default(),
             expired: row.get(6)?.unwrap_or_default(),
-            recipients: usize::try_from(row.get::<i32>(7)?.unwrap_or_default()).unwrap_or_default(),
-            files: row.get(8)?.unwrap_or_default(),
+            files: row.get(7)?.unwrap_or_default(),
         })
     })
+}
+
+/// Leaves out recipients for whom nothing is to be done any more, of messages that have several and were tried before.
+fn only_outstanding(bodies: &mut [Body]) -> Result<()> {
+    let several: Vec<i64> = bodies
+        .iter()
+        .filter(|body| body.recipients > 1)
+        .map(|body| body.id)
+        .collect();
+    if several.is_empty() {
+        return Ok(());
+    }
+    let statement = Statement {
+        sql: "SELECT m.id, mail._outstanding(m.id) FROM unnest($1) AS m (id)
+              WHERE EXISTS (SELECT FROM mail.event e WHERE e.message_id = m.id)",
+        types: &[BuiltinOid::INT8ARRAYOID],
+    };
+    let mut outstanding: HashMap<i64, Vec<String>> = rows(&statement, &[several.into()], |row| {
+        Ok((
+            row.get(1)?.unwrap_or_default(),
+            row.get(2)?.unwrap_or_default(),
+        ))
+    })?
+    .into_iter()
+    .collect();
+    for body in bodies {
+        if let Some(to) = outstanding.remove(&body.id) {
+            body.to = to;
+        }
+    }
+    Ok(())
 }
 
 /// Messages whose time is over.

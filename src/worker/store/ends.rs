@@ -59,7 +59,7 @@ pub fn sent(ids: &[i64], events: Vec<Sent>) -> Result<()> {
                 .with_json(c"detail", event.detail.as_deref())
         })
         .collect();
-    pg::insert(queues.event, &rows, &[]);
+    pg::insert(queues.partitions.event(), &rows, &[]);
     Ok(())
 }
 

@@ -17,8 +17,8 @@ use pgrx::{
 use crate::pg::{self, Failure};
 
 pub use claims::{
-    Body, Candidate, bodies, claimable, expire, files, foreign, heads, lanes, lease, lock_due,
-    next_due,
+    Body, Candidate, Look, bodies, claimable, expire, files, foreign, heads, lanes, lease,
+    lock_due, next_due,
 };
 pub use ends::{
     Ending, PutOff, Sent, call_in, capture, drop_leases, part, put_off, released, sent, settle,
@@ -26,7 +26,7 @@ pub use ends::{
 };
 pub use session::{
     end_expired, extension, hurry, prepare_session, reap, recover, retain, retain_files,
-    wanted_by_another,
+    retain_until_0_2, wanted_by_another,
 };
 pub use settings::{
     QueueConfig, dkim_keys, dkim_trouble, domain_limits, domain_paused, queues, reconsider,
@@ -34,7 +34,7 @@ pub use settings::{
 };
 
 thread_local! {
-    static STATEMENTS: RefCell<HashMap<&'static str, OwnedPreparedStatement>> = RefCell::new(HashMap::new());
+    static STATEMENTS: RefCell<HashMap<String, OwnedPreparedStatement>> = RefCell::new(HashMap::new());
 }
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -54,14 +54,14 @@ fn lock(extension: u32) {
 }
 
 /// A statement with the types of its arguments, prepared at its first use.
-struct Statement {
-    sql: &'static str,
+struct Statement<'a> {
+    sql: &'a str,
     types: &'static [BuiltinOid],
 }
 
 /// Runs a statement and reads every row.
 fn rows<T>(
-    statement: &Statement,
+    statement: &Statement<'_>,
     args: &[DatumWithOid<'_>],
     mut read: impl FnMut(&SpiHeapTupleData<'_>) -> pgrx::spi::Result<T>,
 ) -> Result<Vec<T>> {
@@ -74,7 +74,7 @@ fn rows<T>(
                     .map(|oid| PgOid::from(*oid))
                     .collect();
                 statements.insert(
-                    statement.sql,
+                    statement.sql.to_owned(),
                     client.prepare_mut(statement.sql, &types)?.keep(),
                 );
             }
@@ -91,7 +91,7 @@ fn rows<T>(
     .map_err(|e: pgrx::spi::Error| Failure::from(e))
 }
 
-fn run(statement: &Statement, args: &[DatumWithOid<'_>]) -> Result<()> {
+fn run(statement: &Statement<'_>, args: &[DatumWithOid<'_>]) -> Result<()> {
     rows(statement, args, |_| Ok(())).map(|_| ())
 }
 

@@ -2,7 +2,7 @@
 
 use pgrx::{Spi, pg_sys::BuiltinOid};
 
-use super::{Result, Statement, lock, microseconds, rows, run};
+use super::{Result, Statement, lock, microseconds, rows, run, timestamp};
 use crate::pg::{self, Failure};
 
 /// Whether the extension is there, and its oid: a new one means a new installation.
@@ -122,9 +122,20 @@ pub fn end_expired(batch: i32) -> Result<i32> {
     Ok(ended.into_iter().flatten().next().unwrap_or(0))
 }
 
-/// Lets go of what need not be kept any longer among the next messages behind an id; returns the last of them, `None` when
-/// that was all.
-pub fn retain(behind: i64, batch: i32) -> Result<Option<i64>> {
+/// Lets go of what need not be kept any longer, a bounded piece of it, in tables that were not gone through since then; false
+/// when that was all.
+pub fn retain(batch: i32, before: i64) -> Result<bool> {
+    let statement = Statement {
+        sql: "SELECT mail._retain($1, $2)",
+        types: &[BuiltinOid::INT4OID, BuiltinOid::TIMESTAMPTZOID],
+    };
+    let args = [batch.into(), timestamp(before).into()];
+    let more = rows(&statement, &args, |row| row.get(1))?;
+    Ok(more.into_iter().flatten().next().unwrap_or(false))
+}
+
+/// The same before 0.3.0, behind a message; returns the last of those looked at, `None` when that was all.
+pub fn retain_until_0_2(behind: i64, batch: i32) -> Result<Option<i64>> {
     next_piece(
         "SELECT r.last FROM mail._retain($1, $2) r WHERE r.looked_at = $2",
         behind,

@@ -230,3 +230,66 @@ fn what_the_worker_is_about_to_lease_is_nobody_elses() {
     // With the one that showed that the worker is there.
     assert_eq!(captured, [1, 1, 1], "each by the worker, once");
 }
+
+#[test]
+fn no_claimer_goes_away_empty_while_there_is_enough_for_all() {
+    const EACH: usize = 150;
+    let (database, mut client) = external();
+    let total = i64::try_from(8 * EACH).unwrap();
+    run_sql(
+        &mut client,
+        &format!(
+            "SELECT mail.enqueue('a@example.test', 'm' || n, 'x', queue => 'work') FROM generate_series(1, {total}) n"
+        ),
+    );
+    let mut ids: Vec<i64> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                let mut client = database.connect();
+                scope.spawn(move || {
+                    let claim = "SELECT id FROM mail.claim('work', lease => '1 minute')";
+                    (0..EACH)
+                        .flat_map(|turn| {
+                            let found: Vec<i64> = all(&mut client, claim, &[]);
+                            assert_eq!(found.len(), 1, "claim {turn}");
+                            found
+                        })
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 8 * EACH);
+}
+
+#[test]
+fn what_has_expired_does_not_keep_a_claimer_from_what_has_not() {
+    let (_database, mut client) = external();
+    // In one transaction, so that nobody else ends it.
+    let mut transaction = client.transaction().unwrap();
+    run_sql(
+        &mut transaction,
+        "SELECT mail.enqueue('a@example.test', 'late', 'x', queue => 'work', priority => 1,
+                             expires_at => clock_timestamp() + interval '100 milliseconds');
+         SELECT mail.enqueue('a@example.test', 'in time', 'x', queue => 'work')",
+    );
+    until("the first one has expired", Cluster::PATIENCE, || {
+        one(
+            &mut transaction,
+            "SELECT expires_at < clock_timestamp() FROM mail.message WHERE expires_at IS NOT NULL",
+            &[],
+        )
+    });
+    let subjects: Vec<String> = all(
+        &mut transaction,
+        "SELECT message ->> 'subject' FROM mail.claim('work')",
+        &[],
+    );
+    assert_eq!(subjects, ["in time"]);
+}

@@ -29,12 +29,13 @@ const WAITING: [&str; 12] = [
 ];
 
 /// What is in no dump: secrets, leases, and what the worker notes for people.
-const NOT_DUMPED: [&str; 7] = [
+const NOT_DUMPED: [&str; 8] = [
     "mail.dkim_secret",
     "mail.dkim_trouble",
     "mail.domain_pause",
     "mail.installation",
     "mail.lease",
+    "mail.partition",
     "mail.relay_secret",
     "mail.relay_trouble",
 ];
@@ -264,7 +265,8 @@ pub fn same_rows(original: &mut Client, copy: &mut Client, but: &[&str]) {
     for table in tables.iter().filter(|table| !but.contains(&&***table)) {
         let rows = format!("SELECT t::text FROM {table} t ORDER BY 1");
         let there: Vec<String> = all(original, &rows, &[]);
-        assert!(!there.is_empty(), "{table} is empty");
+        let partition = table.ends_with(|last: char| last.is_ascii_digit());
+        assert!(partition || !there.is_empty(), "{table} is empty");
         assert_eq!(all::<String>(copy, &rows, &[]), there, "{table}");
     }
     let sequences: Vec<String> = all(original, dumped, &[&"S"]);

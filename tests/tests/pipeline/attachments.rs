@@ -179,7 +179,7 @@ fn files_go_with_the_last_message_that_needs_them() {
     world.reaches(id, "sent");
     let count =
         |world: &mut World<'_>| -> i64 { world.one("SELECT count(*) FROM mail.attachment", &[]) };
-    world.run("SELECT mail._retain(0, 1000)");
+    world.run("SELECT mail._retain(1000, 'infinity')");
     assert_eq!(count(&mut world), 1);
     world.run(
         "UPDATE mail.queue SET retain_body = '0';
@@ -190,7 +190,7 @@ fn files_go_with_the_last_message_that_needs_them() {
     assert_eq!(count(&mut world), 1);
     world.run("UPDATE mail.installation SET since = since - interval '2 days'");
     // Bodies of the second that is just passing are kept.
-    world.until("SELECT NOT EXISTS (SELECT FROM mail.attachment) FROM mail._retain(0, 1000), mail._retain_files(0, 1000)");
+    world.until("SELECT NOT EXISTS (SELECT FROM mail.attachment) FROM mail._retain(1000, 'infinity'), mail._retain_files(0, 1000)");
 }
 
 #[test]

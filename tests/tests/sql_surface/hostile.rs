@@ -104,16 +104,17 @@ fn hostile(database: &Database<'_>, root: &mut Client) -> Client {
 const OF_THE_OWNER: &str = "
     SELECT DISTINCT p.proname::text FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
     JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pgmq_mail'
-    WHERE p.prosecdef OR p.prosrc IN ('enqueue_text_wrapper', 'enqueue_json_wrapper', 'enqueue_element_wrapper', 'cancel_wrapper',
+    WHERE p.prosecdef AND (p.prorettype = 'trigger'::regtype OR has_function_privilege('hostile_all', p.oid, 'EXECUTE')) OR p.prosrc IN ('enqueue_text_wrapper', 'enqueue_json_wrapper', 'enqueue_element_wrapper', 'cancel_wrapper',
                                       'preview_message_wrapper', 'test_relay_wrapper', 'as_owner_wrapper')
     ORDER BY 1";
 
 /// What calls those that are called by triggers, or by other functions alone.
-const INDIRECT: [(&str, &str); 14] = [
+const INDIRECT: [(&str, &str); 15] = [
     ("_dkim_key_check", "INSERT INTO mail.dkim_key"),
     ("_dkim_secrets_tidy", "DELETE FROM mail.dkim_key"),
     ("_enqueue_element", "mail.enqueue_batch("),
     ("_event_before", "mail.queue_stats"),
+    ("_is_own", "mail.events"),
     ("_may_read", "mail.message_attachment"),
     ("_preview", "mail.preview("),
     ("_queue_in_use", "DELETE FROM mail.queue"),

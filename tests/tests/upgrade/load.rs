@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use pgmq_mail_tests::{
-    Cluster, ClusterOptions, SOON, Sink, all, code, one, pid, reaches, run_sql, sleeps, until,
-    worker_of,
+    Cluster, SOON, Sink, all, code, one, pid, reaches, run_sql, sleeps, until, worker_of,
 };
 use postgres::Client;
 use postgres::error::SqlState;
 
-use crate::{released, trouble};
+use crate::{served, trouble};
 
 /// What each of the sessions does before and after the update.
 const ROUNDS: usize = 10;
@@ -132,8 +131,7 @@ impl Drop for Ends<'_> {
 
 #[test]
 fn under_load_nothing_is_lost_and_nobody_sees_an_error() {
-    let cluster = Cluster::with(&ClusterOptions::new());
-    for version in released(&mut cluster.connect("postgres")) {
+    for (cluster, version) in served() {
         for run in ["first", "second", "third"] {
             let sink = Sink::start();
             let mut client = database(&cluster, run, &version, &sink);
@@ -166,8 +164,8 @@ fn under_load_nothing_is_lost_and_nobody_sees_an_error() {
             });
             all_arrive_once(&mut client, &sink, ids);
         }
+        assert_eq!(trouble(&cluster.log(), &[]), [""; 0]);
     }
-    assert_eq!(trouble(&cluster.log(), &[]), [""; 0]);
 }
 
 fn all_arrive_once(client: &mut Client, sink: &Sink, ids: Vec<i64>) {
@@ -194,8 +192,7 @@ fn all_arrive_once(client: &mut Client, sink: &Sink, ids: Vec<i64>) {
 
 #[test]
 fn sessions_that_were_there_before_go_on_and_hold_up_nobody_else() {
-    let cluster = Cluster::with(&ClusterOptions::new());
-    for version in released(&mut cluster.connect("postgres")) {
+    for (cluster, version) in served() {
         let sink = Sink::start();
         let mut client = database(&cluster, "sessions", &version, &sink);
         let worker = worker_of(&mut client);
@@ -256,6 +253,6 @@ fn sessions_that_were_there_before_go_on_and_hold_up_nobody_else() {
             "SELECT mail.enqueue('a@b.test', 'x', 'x', queue => 'work', sender => 'c@d.test')";
         let refused = open.query(as_another, &[]);
         assert_eq!(code(refused), SqlState::INSUFFICIENT_PRIVILEGE);
+        assert_eq!(trouble(&cluster.log(), &["may not send as"]), [""; 0]);
     }
-    assert_eq!(trouble(&cluster.log(), &["may not send as"]), [""; 0]);
 }

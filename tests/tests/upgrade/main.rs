@@ -8,7 +8,7 @@ mod served;
 mod symbols;
 mod updated;
 
-use pgmq_mail_tests::all;
+use pgmq_mail_tests::{Cluster, ClusterOptions, all, shared};
 use postgres::Client;
 
 /// The versions that are out, the first one first.
@@ -22,6 +22,14 @@ fn released(client: &mut Client) -> Vec<String> {
     );
     assert!(!versions.is_empty(), "the staged server has them");
     versions
+}
+
+/// Each of them with a server of its own.
+fn served() -> impl Iterator<Item = (Cluster, String)> {
+    let versions = released(&mut shared().connect("postgres"));
+    versions
+        .into_iter()
+        .map(|version| (Cluster::with(&ClusterOptions::new()), version))
 }
 
 /// What `mail.health()` finds, all of it.

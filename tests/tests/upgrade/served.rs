@@ -7,7 +7,7 @@ use postgres::Client;
 use postgres::error::SqlState;
 
 use crate::filled::Filled;
-use crate::{findings, released, trouble};
+use crate::{findings, released, served, trouble};
 
 #[test]
 fn all_its_mail_comes_to_its_end_also_after_a_restart() {
@@ -45,8 +45,7 @@ fn database(cluster: &Cluster, name: &str, version: &str, sink: &Sink) -> Client
 
 #[test]
 fn a_consumer_outside_claims_and_settles() {
-    let cluster = Cluster::with(&ClusterOptions::new());
-    for version in released(&mut cluster.connect("postgres")) {
+    for (cluster, version) in served() {
         let sink = Sink::start();
         let mut client = database(&cluster, "outside", &version, &sink);
         let settle = |client: &mut Client, settle: &str, state: &str| {
@@ -88,18 +87,15 @@ fn a_consumer_outside_claims_and_settles() {
             ),
             1
         );
+        assert_eq!(trouble(&cluster.log(), &[]), [""; 0]);
     }
-    assert_eq!(trouble(&cluster.log(), &[]), [""; 0]);
 }
 
 #[test]
 fn producers_and_administrators_have_what_they_had() {
-    let cluster = Cluster::with(&ClusterOptions::new());
-    run_sql(
-        &mut cluster.connect("postgres"),
-        "CREATE ROLE one LOGIN; CREATE ROLE other LOGIN; CREATE ROLE admin LOGIN",
-    );
-    for version in released(&mut cluster.connect("postgres")) {
+    for (cluster, version) in served() {
+        let roles = "CREATE ROLE one LOGIN; CREATE ROLE other LOGIN; CREATE ROLE admin LOGIN";
+        run_sql(&mut cluster.connect("postgres"), roles);
         let sink = Sink::start();
         let mut client = database(&cluster, "served", &version, &sink);
         run_sql(
@@ -183,8 +179,7 @@ fn administers(admin: &mut Client) {
 
 #[test]
 fn databases_with_different_versions_are_served_side_by_side() {
-    let cluster = Cluster::with(&ClusterOptions::new());
-    for version in released(&mut cluster.connect("postgres")) {
+    for (cluster, version) in served() {
         let sink = Sink::start();
         let mut old = database(&cluster, "old", &version, &sink);
         let mut updated = database(&cluster, "updated", &version, &sink);
@@ -209,6 +204,6 @@ fn databases_with_different_versions_are_served_side_by_side() {
         }
         // What comes later is the version that was asked for.
         database(&cluster, "later", &version, &sink);
+        assert_eq!(trouble(&cluster.log(), &[]), [""; 0]);
     }
-    assert_eq!(trouble(&cluster.log(), &[]), [""; 0]);
 }

@@ -5,6 +5,7 @@ mod databases;
 mod extension;
 mod life;
 mod locks;
+mod partitions;
 mod role;
 mod settings;
 mod standby;

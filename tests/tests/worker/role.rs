@@ -178,7 +178,7 @@ fn a_worker_that_cannot_do_its_work_is_a_finding() {
     worker_of(&mut client);
     run_sql(
         &mut client,
-        "REVOKE SELECT ON mail.message FROM mail_worker",
+        "REVOKE SELECT ON mail.pending FROM mail_worker",
     );
     let id = put(&mut client, "x", "");
     until("health tells of it", SOON, || {
@@ -188,7 +188,7 @@ fn a_worker_that_cannot_do_its_work_is_a_finding() {
             &[],
         )
     });
-    run_sql(&mut client, "GRANT SELECT ON mail.message TO mail_worker");
+    run_sql(&mut client, "GRANT SELECT ON mail.pending TO mail_worker");
     reaches(&mut client, id, "sent");
     until("all is well", SOON, || findings(&mut client).is_empty());
 }
