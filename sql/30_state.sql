@@ -392,6 +392,7 @@ CREATE FUNCTION mail._reap(queue_id integer DEFAULT NULL) RETURNS bigint
 DECLARE
     tokens bigint[];
 BEGIN
+    -- Mostly none is over; each of the two is one look into the index that begins with the holder.
     IF queue_id IS NOT NULL
        AND NOT EXISTS (SELECT FROM mail.lease t WHERE t.holder IS NULL AND t.queue_id = _reap.queue_id AND t.lease_until <= clock_timestamp())
        AND NOT EXISTS (SELECT FROM mail.lease t WHERE t.holder IS NOT NULL AND t.queue_id = _reap.queue_id AND t.lease_until <= clock_timestamp())

@@ -70,18 +70,18 @@ CREATE FUNCTION mail._claim(caller oid, queue text, batch integer, lease interva
     SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
-    q        mail.queue;
-    deadline timestamptz := clock_timestamp() + _claim.wait;
-    due      timestamptz;
-    ids      bigint[];
-    free     bigint[];
-    late     boolean;
-    ends     timestamptz;
+    q         mail.queue;
+    deadline  timestamptz := clock_timestamp() + _claim.wait;
+    due       timestamptz;
+    ids       bigint[];
+    free      bigint[];
+    late      boolean;
+    ends      timestamptz;
     -- Somebody else was just deciding on an ordering key; or has claimed a message after this looked for what is claimed.
     rejected  boolean;
     overtaken boolean;
-    done     boolean := false;
-    waiting  boolean := false;
+    done      boolean := false;
+    waiting   boolean := false;
 BEGIN
     PERFORM mail._need_read_committed('mail.claim');
     IF _claim.batch IS NULL OR _claim.batch NOT BETWEEN 1 AND 10000 THEN

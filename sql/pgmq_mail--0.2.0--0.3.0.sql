@@ -571,6 +571,7 @@ CREATE OR REPLACE FUNCTION mail._reap(queue_id integer DEFAULT NULL) RETURNS big
 DECLARE
     tokens bigint[];
 BEGIN
+    -- Mostly none is over; each of the two is one look into the index that begins with the holder.
     IF queue_id IS NOT NULL
        AND NOT EXISTS (SELECT FROM mail.lease t WHERE t.holder IS NULL AND t.queue_id = _reap.queue_id AND t.lease_until <= clock_timestamp())
        AND NOT EXISTS (SELECT FROM mail.lease t WHERE t.holder IS NOT NULL AND t.queue_id = _reap.queue_id AND t.lease_until <= clock_timestamp())
@@ -630,18 +631,18 @@ CREATE OR REPLACE FUNCTION mail._claim(caller oid, queue text, batch integer, le
     SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
-    q        mail.queue;
-    deadline timestamptz := clock_timestamp() + _claim.wait;
-    due      timestamptz;
-    ids      bigint[];
-    free     bigint[];
-    late     boolean;
-    ends     timestamptz;
+    q         mail.queue;
+    deadline  timestamptz := clock_timestamp() + _claim.wait;
+    due       timestamptz;
+    ids       bigint[];
+    free      bigint[];
+    late      boolean;
+    ends      timestamptz;
     -- Somebody else was just deciding on an ordering key; or has claimed a message after this looked for what is claimed.
     rejected  boolean;
     overtaken boolean;
-    done     boolean := false;
-    waiting  boolean := false;
+    done      boolean := false;
+    waiting   boolean := false;
 BEGIN
     PERFORM mail._need_read_committed('mail.claim');
     IF _claim.batch IS NULL OR _claim.batch NOT BETWEEN 1 AND 10000 THEN

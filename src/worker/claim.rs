@@ -123,11 +123,13 @@ impl Worker {
             0
         };
         let all_room = most_in_flight().saturating_sub(self.flight.len());
-        let has_room =
-            |(_, queue): &(usize, &QueueConfig)| self.room(queue, now, crowded_before) > 0;
-        let mut due: Vec<_> = self.due(now).filter(has_room).collect();
+        let with_room = |(place, queue)| {
+            let room = self.room(queue, now, crowded_before);
+            (room > 0).then_some((place, queue, room))
+        };
+        let mut due: Vec<_> = self.due(now).filter_map(with_room).collect();
         let at_a_turn = AT_A_TURN.max(all_room / due.len().max(1));
-        let passed = due.partition_point(|(place, _)| *place < self.turn);
+        let passed = due.partition_point(|(place, ..)| *place < self.turn);
         due.rotate_left(passed);
         let mut due = due.into_iter();
         let mut found = Vec::new();
@@ -138,10 +140,13 @@ impl Worker {
                 if crowded && turns.len() >= one_each {
                     break;
                 }
-                let Some((place, queue)) = due.next() else {
+                let Some((place, queue, mut room)) = due.next() else {
                     break;
                 };
-                let mut room = self.room(queue, now, crowded).min(at_a_turn);
+                if crowded != crowded_before {
+                    room = self.room(queue, now, crowded);
+                }
+                room = room.min(at_a_turn);
                 if !crowded {
                     room = room.min(all_room - planned);
                 }

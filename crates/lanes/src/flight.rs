@@ -47,7 +47,7 @@ pub struct Share {
 impl Flight {
     /// A message was claimed.
     pub fn insert(&mut self, id: i64, message: InFlight) {
-        self.count(&message, 1);
+        self.count(message.lane.queue, message.size, 1);
         *self.leases.entry(message.token).or_default() += 1;
         self.messages.insert(id, message);
     }
@@ -75,10 +75,10 @@ impl Flight {
     /// These are about to be settled: others may have their places already, once they are.
     pub fn begin_landing(&mut self, ids: impl Iterator<Item = i64>) {
         for id in ids {
-            if let Some(message) = self.messages.get(&id).cloned()
+            if let Some((queue, size)) = self.share_of(id)
                 && self.landing.insert(id)
             {
-                self.count(&message, -1);
+                self.count(queue, size, -1);
             }
         }
     }
@@ -86,24 +86,31 @@ impl Flight {
     /// What was about to be settled and still is there was not: it is in flight as before.
     pub fn end_landing(&mut self) {
         for id in std::mem::take(&mut self.landing) {
-            if let Some(message) = self.messages.get(&id).cloned() {
-                self.count(&message, 1);
+            if let Some((queue, size)) = self.share_of(id) {
+                self.count(queue, size, 1);
             }
         }
     }
 
-    fn count(&mut self, message: &InFlight, by: i64) {
-        let share = self.per_queue.entry(message.lane.queue).or_default();
+    /// The queue that a message counts for, and its size.
+    fn share_of(&self, id: i64) -> Option<(i32, i32)> {
+        let message = self.messages.get(&id)?;
+        Some((message.lane.queue, message.size))
+    }
+
+    fn count(&mut self, queue: i32, size: i32, by: i64) {
+        let bytes = by * i64::from(size);
+        let share = self.per_queue.entry(queue).or_default();
         share.messages = share.messages.saturating_add_signed(by as isize);
-        share.bytes += by * i64::from(message.size);
-        self.bytes += by * i64::from(message.size);
+        share.bytes += bytes;
+        self.bytes += bytes;
     }
 
     /// Takes a settled message out.
     pub fn remove(&mut self, id: i64) -> Option<InFlight> {
         let message = self.messages.remove(&id)?;
         if !self.landing.remove(&id) {
-            self.count(&message, -1);
+            self.count(message.lane.queue, message.size, -1);
         }
         if let Some(count) = self.leases.get_mut(&message.token) {
             *count -= 1;
