@@ -206,7 +206,12 @@ impl FromDatum for JsonText {
             let size = pgrx::varsize_any(jsonb.cast());
             let text =
                 pg_sys::JsonbToCString(std::ptr::null_mut(), &raw mut (*jsonb).root, size as i32);
-            Some(Self(CStr::from_ptr(text).to_string_lossy().into_owned()))
+            // Where the server knows no encoding, this may be no UTF-8.
+            let text = CStr::from_ptr(text);
+            Some(Self(match text.to_str() {
+                Ok(text) => text.to_owned(),
+                Err(_) => text.to_string_lossy().into_owned(),
+            }))
         }
     }
 }

@@ -6,9 +6,17 @@ use std::{ffi::CStr, ptr};
 use pgrx::{IntoDatum, PgTupleDesc, pg_sys, pg_sys::AsPgCStr as _};
 
 /// The columns of a row, in the table's order. What is not there is NULL.
-#[derive(Default)]
 pub struct Row {
     columns: Vec<(&'static CStr, Option<pg_sys::Datum>)>,
+}
+
+impl Default for Row {
+    fn default() -> Self {
+        const MOST: usize = 20;
+        Self {
+            columns: Vec::with_capacity(MOST),
+        }
+    }
 }
 
 impl Row {

@@ -1,12 +1,15 @@
 //! Statements of the claim.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::LazyLock,
+};
 
 use bytes::Bytes;
 use mail_lanes::{Key, LaneId};
 use pgrx::{datum::DatumWithOid, pg_sys::BuiltinOid};
 
-use super::{QueueConfig, Result, Statement, microseconds, rows, run, timestamp};
+use super::{QueueConfig, Result, Statement, microseconds, rows, run, timestamp, unix_seconds};
 use crate::{
     pg::{self, Row},
     queues,
@@ -70,41 +73,75 @@ fn places(looks: impl Iterator<Item = (LaneId, Key)> + Clone) -> [DatumWithOid<'
     ]
 }
 
+/// A statement that finds and locks what is due: the look, and what of a row makes a [`Candidate`]. The lane, the cursor and
+/// the limit are these expressions; `$1` is the time, and `$2` the ordering keys that are busy.
+fn due(look: &str, [queue, rank, due_at, id, limit]: [&str; 5]) -> String {
+    format!(
+        "SELECT {look}, p.id, p.due_at, p.size, p.attempts, p.ordering_hash FROM mail.pending p
+         WHERE p.queue_id = {queue} AND p.rank = {rank} AND (p.due_at, p.id) > ({due_at}, {id}) AND p.due_at <= $1
+           AND (p.ordering_hash IS NULL OR p.ordering_hash <> ALL ($2) AND NOT EXISTS (
+                 SELECT FROM mail.pending e
+                 WHERE e.ordering_hash = p.ordering_hash AND e.ordering_seq < p.ordering_seq))
+         ORDER BY p.due_at, p.id LIMIT {limit} FOR UPDATE OF p SKIP LOCKED"
+    )
+}
+
+/// A mail that is on its own waits for this: less time than what looks into several lanes.
+static DUE_IN_ONE: LazyLock<String> =
+    LazyLock::new(|| due("1::bigint", ["$3", "$4", "$5", "$6", "$7"]));
+static DUE_IN_SEVERAL: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT d.* FROM unnest($3, $4, $5, $6, $7) WITH ORDINALITY AS l (queue_id, rank, due_at, id, room, look), LATERAL ({}) d",
+        due(
+            "l.look",
+            ["l.queue_id", "l.rank", "l.due_at", "l.id", "l.room"]
+        )
+    )
+});
+
 /// For each look: locks what is due, in order, skipping what others have locked and messages whose ordering key is `busy`.
 pub fn lock_due(looks: &[Look], now: i64, busy: &[i64]) -> Result<Vec<Vec<Candidate>>> {
-    use BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID};
-    let statement = Statement {
-        sql: "SELECT l.look, d.id, d.due_at, d.size, d.attempts, d.ordering_hash
-              FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY AS l (queue_id, rank, due_at, id, room, look), LATERAL (
-                SELECT p.id, p.due_at, p.size, p.attempts, p.ordering_hash FROM mail.pending p
-                WHERE p.queue_id = l.queue_id AND p.rank = l.rank AND (p.due_at, p.id) > (l.due_at, l.id) AND p.due_at <= $6
-                  AND (p.ordering_hash IS NULL OR p.ordering_hash <> ALL ($7) AND NOT EXISTS (
-                        SELECT FROM mail.pending e
-                        WHERE e.ordering_hash = p.ordering_hash AND e.ordering_seq < p.ordering_seq))
-                ORDER BY p.due_at, p.id LIMIT l.room FOR UPDATE OF p SKIP LOCKED) d",
-        types: &[
-            INT4ARRAYOID,
-            INT4ARRAYOID,
-            TIMESTAMPTZARRAYOID,
-            INT8ARRAYOID,
-            INT8ARRAYOID,
-            TIMESTAMPTZOID,
-            INT8ARRAYOID,
-        ],
+    use BuiltinOid::{
+        INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID,
     };
-    let [queues, ranks, due, ids] = places(looks.iter().map(|look| (look.lane, look.cursor)));
-    let rooms = looks
-        .iter()
-        .map(|look| i64::try_from(look.limit).unwrap_or(i64::MAX));
-    let args = [
-        queues,
-        ranks,
-        due,
-        ids,
-        rooms.collect::<Vec<_>>().into(),
-        timestamp(now).into(),
-        busy.to_vec().into(),
-    ];
+    let room = |look: &Look| i64::try_from(look.limit).unwrap_or(i64::MAX);
+    let mut args = vec![timestamp(now).into(), busy.to_vec().into()];
+    let statement = if let [look] = looks {
+        args.extend([
+            look.lane.queue.into(),
+            look.lane.rank.into(),
+            timestamp(look.cursor.due).into(),
+            look.cursor.id.into(),
+            room(look).into(),
+        ]);
+        Statement {
+            sql: &DUE_IN_ONE,
+            types: &[
+                TIMESTAMPTZOID,
+                INT8ARRAYOID,
+                INT4OID,
+                INT4OID,
+                TIMESTAMPTZOID,
+                INT8OID,
+                INT8OID,
+            ],
+        }
+    } else {
+        args.extend(places(looks.iter().map(|look| (look.lane, look.cursor))));
+        args.push(looks.iter().map(room).collect::<Vec<_>>().into());
+        Statement {
+            sql: &DUE_IN_SEVERAL,
+            types: &[
+                TIMESTAMPTZOID,
+                INT8ARRAYOID,
+                INT4ARRAYOID,
+                INT4ARRAYOID,
+                TIMESTAMPTZARRAYOID,
+                INT8ARRAYOID,
+                INT8ARRAYOID,
+            ],
+        }
+    };
     let mut found: Vec<Vec<Candidate>> = looks.iter().map(|_| Vec::new()).collect();
     let locked = rows(&statement, &args, |row| {
         let id = row.get(2)?.unwrap_or_default();
@@ -255,7 +292,7 @@ pub fn bodies(ids: &[i64]) -> Result<Vec<Body>> {
 
 fn bodies_in(table: &str, ids: &HashSet<i64>) -> Result<Vec<Body>> {
     let sql = format!(
-        "SELECT m.id, m.envelope_from, m.recipients, m.content, floor(extract(epoch FROM greatest(m.enqueued_at, m.send_at)))::int8,
+        "SELECT m.id, m.envelope_from, m.recipients, m.content, greatest(m.enqueued_at, m.send_at),
                 coalesce(m.expires_at <= clock_timestamp(), false), m.files
          FROM ONLY {table} m WHERE m.id = ANY ($1)"
     );
@@ -272,7 +309,7 @@ fn bodies_in(table: &str, ids: &HashSet<i64>) -> Result<Vec<Body>> {
             recipients: to.len(),
             to,
             content: row.get(4)?,
-            date: row.get(5)?.unwrap_or_default(),
+            date: unix_seconds(microseconds(row.get(5)?).unwrap_or_default()),
             expired: row.get(6)?.unwrap_or_default(),
             files: row.get(7)?.unwrap_or_default(),
         })

@@ -81,11 +81,10 @@ fn rows<T>(
             let Some(prepared) = statements.get(statement.sql) else {
                 return Ok(Vec::new());
             };
-            let mut found = Vec::new();
-            for row in client.update(prepared, None, args)? {
-                found.push(read(&row)?);
-            }
-            Ok(found)
+            client
+                .update(prepared, None, args)?
+                .map(|row| read(&row))
+                .collect()
         })
     })
     .map_err(|e: pgrx::spi::Error| Failure::from(e))
@@ -107,4 +106,10 @@ fn timestamp(microseconds: i64) -> TimestampWithTimeZone {
 
 fn microseconds(at: Option<TimestampWithTimeZone>) -> Option<i64> {
     at.map(i64::from)
+}
+
+/// Postgres counts from 2000.
+fn unix_seconds(microseconds: i64) -> i64 {
+    const FROM_1970_TO_2000: i64 = 946_684_800;
+    microseconds.div_euclid(1_000_000) + FROM_1970_TO_2000
 }
