@@ -285,7 +285,13 @@ pub fn await_end(queue: i32) {
     count_waiter(false);
 }
 
-/// Sleeps until this backend is woken or the time has come. Cancelling the statement ends it.
+unsafe extern "C-unwind" {
+    /// Postgres' `libpq/libpq.h`: whether the client is still there.
+    fn pq_check_connection() -> bool;
+}
+
+/// Sleeps until this backend is woken or the time has come. Cancelling the statement ends it, and so does a client that is
+/// gone: what this backend would claim then, nobody would ever see.
 pub fn await_touch(until: i64) {
     let wait = (until - super::now()).max(0) / 1000 + 1;
     // SAFETY: MyLatch is this process' latch; interrupts are processed as in any wait of Postgres.
@@ -294,6 +300,12 @@ pub fn await_touch(until: i64) {
             (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH).cast_signed();
         pg_sys::WaitLatch(pg_sys::MyLatch, events, wait, pg_sys::PG_WAIT_EXTENSION);
         pg_sys::ResetLatch(pg_sys::MyLatch);
+        // It may reset the latch once more: whatever that was set for, the caller looks for after this.
+        let has_client = !pg_sys::MyProcPort.is_null();
+        if has_client && !pg_sys::ffi::pg_guard_ffi_boundary(|| pq_check_connection()) {
+            pg_sys::ClientConnectionLost = 1;
+            pg_sys::InterruptPending = 1;
+        }
     }
     pgrx::check_for_interrupts!();
 }

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-use pgmq_mail_tests::{Database, SOON, all, one, pid, run_sql, sleeps, until};
+use pgmq_mail_tests::{Database, SOON, all, eventually, one, pid, run_sql, sleeps, until};
 
 use crate::{external, put, put_claimed};
 
@@ -247,4 +247,30 @@ fn an_ack_does_not_wait_for_a_claim_that_waits() {
         &[&second, &token]
     ));
     assert_eq!(waiter.gets(AT_ONCE), [first]);
+}
+
+#[test]
+fn a_client_that_is_gone_claims_nothing() {
+    let (database, mut client) = external();
+    let mut consumer = database
+        .cluster()
+        .program("psql")
+        .env("PGDATABASE", database.name())
+        .env("PGAPPNAME", "consumer")
+        .args(["-X", "-c", "SELECT mail.claim('work', wait => '10 minutes')"])
+        .spawn()
+        .expect("psql starts");
+    let find = "SELECT pid FROM pg_stat_activity WHERE application_name = 'consumer' AND wait_event_type = 'Extension'";
+    let sleeper = eventually("the consumer waits", SOON, || {
+        all::<i32>(&mut client, find, &[]).pop()
+    });
+    consumer.kill().expect("it is killed");
+    consumer.wait().expect("it is gone");
+    let id = put(&mut client, "x", ", queue => 'work'");
+    until("its session is gone", SOON, || {
+        let there = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
+        one(&mut client, there, &[&sleeper])
+    });
+    let claim = "SELECT id FROM mail.claim('work')";
+    assert_eq!(all::<i64>(&mut client, claim, &[]), [id]);
 }
