@@ -127,7 +127,16 @@ pub(crate) fn parse_list<'a>(
         rest = tail;
         let element = element.trim();
         if !element.is_empty() {
-            out.push(parse_one(field, element)?);
+            // The first half of "Doe, Jane <jane@example.org>".
+            let half = !element.contains('@') && rest.contains('<');
+            let mailbox = parse_one(field, element).map_err(|error| {
+                if half {
+                    error.with_hint("Put a display name with a comma into double quotes.")
+                } else {
+                    error
+                }
+            })?;
+            out.push(mailbox);
         }
     }
     if out.len() == before {

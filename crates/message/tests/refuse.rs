@@ -7,6 +7,15 @@ use mail_message::{Context, InvalidKind, Simple, check_address, prepare_json, pr
 use serde_json::{Value, json as j};
 
 #[test]
+fn half_a_name_is_told_from_half_an_address() {
+    let hint = |given| simple(&to(given)).expect_err(given).hint;
+    let half = hint("Doe, Ann <a@example.org>").expect("a hint");
+    assert!(half.contains("double quotes"), "{half}");
+    assert_eq!(hint("postmaster, a@example.org"), None);
+    assert!(simple(&to("\"Doe, Ann \\\"x\\\" \\\\\" <a@example.org>")).is_ok());
+}
+
+#[test]
 fn bad_addresses_are_refused_by_name() {
     let long_local = format!("{}@example.org", "a".repeat(65));
     let long = format!("a@{}.org", "a.".repeat(130).trim_end_matches('.'));
