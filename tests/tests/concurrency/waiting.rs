@@ -257,7 +257,11 @@ fn a_client_that_is_gone_claims_nothing() {
         .program("psql")
         .env("PGDATABASE", database.name())
         .env("PGAPPNAME", "consumer")
-        .args(["-X", "-c", "SELECT mail.claim('work', wait => '10 minutes')"])
+        .args([
+            "-X",
+            "-c",
+            "SELECT mail.claim('work', wait => '10 minutes')",
+        ])
         .spawn()
         .expect("psql starts");
     let find = "SELECT pid FROM pg_stat_activity WHERE application_name = 'consumer' AND wait_event_type = 'Extension'";
