@@ -24,7 +24,7 @@ COMMENT ON COLUMN mail.partition.turn IS 'Its place among those that are written
 COMMENT ON COLUMN mail.partition.current IS 'Whether it is the one that is written now.';
 COMMENT ON COLUMN mail.partition.since IS 'Since when; of one that is not: when it was last written out of turn, as by a restore.';
 COMMENT ON COLUMN mail.partition.clearing IS 'Whether it is gone through to be emptied.';
-COMMENT ON COLUMN mail.partition.behind IS 'How far it was gone through: the id of a message.';
+COMMENT ON COLUMN mail.partition.behind IS 'How far it was gone through: the id of a message; once that is done (cleared), of the newest that was in it.';
 COMMENT ON COLUMN mail.partition.rules IS 'Digest of what the queues said about retention when this pass began: it begins anew when they say something else.';
 COMMENT ON COLUMN mail.partition.cleared IS 'The transaction that moved the last of what has to stay; it is emptied once no snapshot is older.';
 COMMENT ON COLUMN mail.partition.looked_at IS 'When it was gone through to its end.';

@@ -220,16 +220,20 @@ CREATE FUNCTION mail._retain_table(p mail.partition, batch integer) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     asked text := (SELECT md5(string_agg(format('%s %s %s', q.id, q.retain_body, q.retain_sent), ',' ORDER BY q.id)) FROM mail.queue q);
-    last  bigint;
-    n     bigint;
+    last   bigint;
+    n      bigint;
+    -- Before the rows are looked at: what comes after them is newer.
+    newest bigint := coalesce(mail._newest(p), 0);
 BEGIN
-    IF p.rules IS DISTINCT FROM asked OR p.cleared IS NOT NULL AND NOT mail._is_over(p, clock_timestamp()) THEN
+    -- Who chose the table by an old snapshot, when it was its turn, may have written it since.
+    IF p.rules IS DISTINCT FROM asked OR p.cleared IS NOT NULL AND (newest > p.behind OR NOT mail._is_over(p, clock_timestamp())) THEN
         p.behind := 0;
         p.cleared := NULL;
     END IF;
     IF p.cleared IS NOT NULL THEN
         -- An insert that would come between waits for the lock, and is seen after it.
-        IF mail._seen_by_all(p.cleared) AND mail._try_lock(p.name, 'ACCESS EXCLUSIVE') AND mail._is_over(p, clock_timestamp()) THEN
+        IF mail._seen_by_all(p.cleared) AND mail._try_lock(p.name, 'ACCESS EXCLUSIVE')
+           AND mail._is_over(p, clock_timestamp()) AND (mail._newest(p) > p.behind) IS NOT TRUE THEN
             PERFORM mail._empty(p.name);
             p.cleared := NULL;
         END IF;
@@ -251,7 +255,8 @@ BEGIN
         END IF;
     END IF;
     UPDATE mail.partition t
-    SET behind = 0, clearing = false, rules = asked, cleared = p.cleared, looked_at = clock_timestamp()
+    SET behind = CASE WHEN p.cleared IS NULL THEN 0 WHEN p.clearing THEN newest ELSE p.behind END,
+        clearing = false, rules = asked, cleared = p.cleared, looked_at = clock_timestamp()
     WHERE t.name = p.name;
 END
 $$;

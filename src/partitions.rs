@@ -67,6 +67,11 @@ impl Partitions {
         target.takes_turns(false)
     }
 
+    /// The partition whose turn it is, also where they go into the table itself.
+    pub fn message_in_turn(&self) -> pg_sys::Oid {
+        self.message.partition
+    }
+
     /// The table that messages are written to.
     pub fn message(&self) -> pg_sys::Oid {
         self.message.goes()

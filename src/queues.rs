@@ -83,11 +83,13 @@ pub fn get() -> Rc<Queues> {
     CACHE.with(|cache| cache.get(read))
 }
 
-/// The queues, none of which can be deleted before this transaction has ended.
+/// The queues, none of which can be deleted before this transaction has ended; and the table that messages are written to
+/// is not gone through to be emptied without what this transaction writes, whose ids are newer than this.
 pub fn held() -> Rc<Queues> {
     loop {
         let queues = get();
         pg::lock_against_deletion(queues.table);
+        pg::lock_to_write(queues.partitions.message_in_turn());
         // Waiting for the lock may have brought news.
         if Rc::ptr_eq(&queues, &get()) {
             return queues;

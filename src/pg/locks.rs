@@ -74,6 +74,12 @@ pub fn lock_extension(extension: u32) {
     }
 }
 
+/// Locks a table as who writes it does, until the end of this transaction; reads invalidations of other processes.
+pub fn lock_to_write(table: pg_sys::Oid) {
+    // SAFETY: as below.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock.cast_signed()) };
+}
+
 /// Keeps rows of a table from being deleted by who asks for an exclusive lock first, until the end of this transaction;
 /// reads invalidations of other processes. Many may hold it, beside readers and writers.
 pub fn lock_against_deletion(table: pg_sys::Oid) {

@@ -23,7 +23,9 @@ pub use database::databases;
 pub use insert::{Row, insert, triggers_and_indexes};
 pub use inval::{accept, configuration_changed, lock_watched, set_configuration_changed, watch};
 pub use latest::holds_now;
-pub use locks::{lock_against_deletion, lock_extension, try_bucket_lock, try_worker_lock};
+pub use locks::{
+    lock_against_deletion, lock_extension, lock_to_write, try_bucket_lock, try_worker_lock,
+};
 pub use shmem::{CONFIGURATION, LaneMark, SlotHandle, Status, TIMER, launcher};
 pub use signals::{
     Patience, install as install_signal_handlers, reload_requested, stop_requested,

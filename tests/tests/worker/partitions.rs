@@ -287,6 +287,42 @@ fn a_transaction_that_is_open_keeps_what_it_wrote() {
 }
 
 #[test]
+fn what_an_old_snapshot_writes_into_a_table_that_was_gone_through_stays() {
+    let database = database();
+    let mut client = by_hand(&database);
+    run_sql(
+        &mut client,
+        "UPDATE mail.queue SET retain_body = '0', retain_sent = '0'",
+    );
+    let first = put(&mut client, "first", "");
+    reaches(&mut client, first, "sent");
+    let mut old = database.connect();
+    run_sql(&mut old, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1");
+    run_sql(
+        &mut client,
+        "UPDATE mail.installation SET since = '-infinity';
+         UPDATE mail.partition SET since = now() - interval '1 day' WHERE current",
+    );
+    let cleared = "SELECT cleared IS NOT NULL FROM mail.partition WHERE name = 'message_1'";
+    until("it is gone through", SOON, || {
+        let_go(&mut client);
+        one(&mut client, cleared, &[])
+    });
+    let id = put(&mut old, "old", ", send_at => now() + interval '1 hour'");
+    run_sql(&mut old, "COMMIT");
+    assert_eq!(places(&mut client, "message"), ["mail.message_1 2"]);
+    // Long enough to be over, going by its id.
+    until("its second is over", SOON, || {
+        let over = "SELECT mail._newest(p) < mail._first_id(clock_timestamp()) FROM mail.partition p WHERE p.name = 'message_1'";
+        one(&mut client, over, &[])
+    });
+    all_goes(&mut client);
+    assert_eq!(places(&mut client, "message"), ["mail.message 1"]);
+    run_sql(&mut client, "UPDATE mail.pending SET due_at = now()");
+    reaches(&mut client, id, "sent");
+}
+
+#[test]
 fn what_comes_out_of_turn_is_looked_at_before_its_table_is_emptied() {
     let database = database();
     let mut client = by_hand(&database);
