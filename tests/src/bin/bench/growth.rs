@@ -93,7 +93,7 @@ const PAUSE: &str = "SELECT mail.pause('default')";
 /// Draining 10,000 of few, of many, of many in 1,000 queues, and beside many that are scheduled for later.
 pub fn backlogs(cluster: &Cluster) -> Vec<Section> {
     let many = messages();
-    let few = || Waiting::with(cluster, "", |client| fill(client, PART, ""));
+    let mut few = Waiting::with(cluster, "", |client| fill(client, PART + PART / 10, ""));
     let mut deep = Waiting::with(cluster, "", |client| fill(client, many, ""));
     let mut scheduled = Waiting::with(cluster, "", |client| {
         fill(
@@ -112,7 +112,15 @@ pub fn backlogs(cluster: &Cluster) -> Vec<Section> {
     let series = by_turns(
         ROUNDS,
         &mut [
-            ("10,000 wait", Box::new(|| few().part(RESUME, PAUSE))),
+            (
+                "10,000 wait",
+                Box::new(|| {
+                    let rate = few.part(RESUME, PAUSE);
+                    fill(&mut few.client, PART, "");
+                    tidy(&mut few.client);
+                    rate
+                }),
+            ),
             ("10,000 of many", Box::new(|| deep.part(RESUME, PAUSE))),
             (
                 "10,000 beside scheduled ones",
@@ -159,14 +167,10 @@ pub fn snapshot(cluster: &Cluster) -> Vec<Section> {
             }
             let first = part(&mut waiting.client, &waiting.sink, PART, RESUME);
             part(&mut waiting.client, &waiting.sink, MAILS - 2 * PART, "");
-            let last = part(
-                &mut waiting.client,
-                &waiting.sink,
-                MAILS - waiting.sink.count(),
-                "",
-            );
+            let start = (Instant::now(), MAILS - waiting.sink.count());
+            waiting.sink.wait_for(MAILS, MINUTES);
             columns[0].push(first);
-            columns[1].push(last);
+            columns[1].push(start.1 as f64 / start.0.elapsed().as_secs_f64());
             settled(&mut waiting.client);
         }
     }
