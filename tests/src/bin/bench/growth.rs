@@ -117,7 +117,6 @@ pub fn backlogs(cluster: &Cluster) -> Vec<Section> {
                 Box::new(|| {
                     let rate = few.part(RESUME, PAUSE);
                     fill(&mut few.client, PART, "");
-                    tidy(&mut few.client);
                     rate
                 }),
             ),
