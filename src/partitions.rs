@@ -123,7 +123,7 @@ pub fn read(message: pg_sys::Oid, event: pg_sys::Oid) -> pgrx::spi::Result<Parti
 /// Notes that a partition is written: if it is not its turn, it is gone through anew before it is emptied, and not within
 /// a day.
 pub fn written(queues: &Queues, table: pg_sys::Oid) {
-    // Its turn may have ended since this session chose it: then its transaction is waited for anyway.
+    // Its turn may have ended since this session chose it: what is newer than all else there has it gone through anew.
     let its_turn = queues.partitions.current.contains(&table)
         || KNOWN.with_borrow(|[before, _]| before.contains(&table));
     if its_turn {
