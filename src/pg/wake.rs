@@ -294,7 +294,9 @@ unsafe extern "C-unwind" {
 /// gone: what this backend would claim then, nobody would ever see.
 pub fn await_touch(until: i64) {
     let wait = (until - super::now()).max(0) / 1000 + 1;
-    // SAFETY: MyLatch is this process' latch; interrupts are processed as in any wait of Postgres.
+    // SAFETY: MyLatch is this process' latch; interrupts are processed as in any wait of Postgres. Only a process that has a
+    // client has what pq_check_connection looks at; an ERROR of it is caught at the boundary. The flags are those that
+    // Postgres' own check of the client sets.
     unsafe {
         let events =
             (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH).cast_signed();
